@@ -9,14 +9,13 @@ from __future__ import annotations
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from genlab.errors import ConfigError
 from genlab.registry import nearest
-
 
 
 def config_directory() -> Path:
@@ -35,19 +34,19 @@ class DataConfig(Section):
     """Which samples are trained on, and how they are brought to size."""
 
     name: str = Field("digits", description="data set; `genlab list datasets` shows them")
-    root: Optional[Path] = Field(None, description="folder, zip or torchvision root that holds the files")
+    root: Path | None = Field(None, description="folder, zip or torchvision root that holds the files")
     split: str = Field("train", description="part that is trained on: train, test, val or all")
     download: bool = Field(False, description="let torchvision download what is missing into root")
-    image_size: Union[int, tuple[int, int]] = Field(32, description="pixels: one number, or [height, width]")
-    channels: Optional[int] = Field(None, ge=1, le=4, description="1 to 4; default: as the set has")
+    image_size: int | tuple[int, int] = Field(32, description="pixels: one number, or [height, width]")
+    channels: int | None = Field(None, ge=1, le=4, description="1 to 4; default: as the set has")
     resize: Literal["stretch", "crop", "pad"] = Field("crop", description="what happens to another aspect ratio")
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     batch_size: int = Field(128, ge=1, description="samples of one optimiser step, over all processes together")
     workers: int = Field(0, ge=0, le=64, description="loader processes for sets that are read from files")
-    limit: Optional[int] = Field(None, ge=1, description="use only the first so many samples of the split")
-    classes: Optional[list[Union[int, str]]] = Field(None, description="keep only these classes (names or numbers)")
+    limit: int | None = Field(None, ge=1, description="use only the first so many samples of the split")
+    classes: list[int | str] | None = Field(None, description="keep only these classes (names or numbers)")
     flip: bool = Field(False, description="mirror left-right with probability one half")
-    jitter: Optional[int] = Field(None, ge=1, description="resize to this size, then crop image_size at random")
+    jitter: int | None = Field(None, ge=1, description="resize to this size, then crop image_size at random")
     direction: Literal["a_to_b", "b_to_a"] = Field("a_to_b", description="which half of a pair is the input")
 
     @field_validator("image_size")
@@ -88,13 +87,13 @@ class ScheduleConfig(Section):
     name: Literal["constant", "linear", "cosine", "step", "exponential"] = "constant"
     warmup_steps: int = Field(0, ge=0, description="linear rise from 0 to the learning rate")
     decay_start: int = Field(0, ge=0, description="step from which the decay runs (linear, cosine, exponential)")
-    decay_end: Optional[int] = Field(None, ge=1, description="step at which it ends; default: train.steps")
+    decay_end: int | None = Field(None, ge=1, description="step at which it ends; default: train.steps")
     final_factor: float = Field(0.0, ge=0, le=1, description="factor at the end (linear, cosine)")
     gamma: float = Field(0.1, gt=0, le=1, description="factor per milestone (step) or per step (exponential)")
     milestones: list[int] = Field(default_factory=list, description="steps at which `step` multiplies by gamma")
 
     @model_validator(mode="after")
-    def _milestones_where_needed(self) -> "ScheduleConfig":
+    def _milestones_where_needed(self) -> ScheduleConfig:
         if self.name == "step" and not self.milestones:
             raise ValueError("schedule 'step' expects milestones, got none")
         if self.milestones != sorted(set(self.milestones)):
@@ -124,13 +123,13 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Scores taken during and after training."""
 
-    every: Optional[int] = Field(None, ge=1, description="steps between evaluations; default: only at the end")
+    every: int | None = Field(None, ge=1, description="steps between evaluations; default: only at the end")
     metrics: list[Literal["fid", "is", "kid", "prdc", "modes"]] = Field(default_factory=lambda: ["fid", "is"])
     extractor: str = Field("auto", description="inception, classifier, rotation or auto (offline default of the set)")
     samples: int = Field(2000, ge=2, description="generated images of one evaluation")
     real_split: str = Field("train", description="part of the data set that is compared with")
     batch_size: int = Field(100, ge=1)
-    select: Optional[str] = Field(None, description="score whose best checkpoint is kept; default: the first metric")
+    select: str | None = Field(None, description="score whose best checkpoint is kept; default: the first metric")
 
 
 class KernelsConfig(Section):
