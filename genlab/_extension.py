@@ -1,0 +1,110 @@
+"""Loads the compiled kernels (genlab._C) on first use, and says why where it cannot.
+
+Nothing happens at `import genlab`: without the extension every op still runs in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+BUILD_COMMAND = "genlab build"
+METADATA_NAME = "_C_build.json"
+
+_module: ModuleType | None = None
+_failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether genlab._C can be used.
+
+    `reason` is "" when available, else one line with the remedy; `metadata` is what the build wrote beside the library
+    (torch, cuda, architectures, compiler, commit, source hash), empty when there is none.
+    """
+
+    available: bool
+    reason: str
+    with_cuda: bool
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def load() -> ModuleType | None:
+    """genlab._C with its ops registered, or None (then `status().reason` says why). A failure is remembered."""
+    global _module, _failure
+    if _module is not None or _failure is not None:
+        return _module
+    if importlib.util.find_spec("genlab._C") is None:
+        _failure = f"genlab._C is not built; run `{BUILD_COMMAND}`"
+        return None
+    try:
+        module = importlib.import_module("genlab._C")
+    except (ImportError, OSError) as error:
+        _failure = f"genlab._C does not load: {_first_line(error)} ({_built_for()}); run `{BUILD_COMMAND} --force`"
+        return None
+    from genlab.ops import conv_native
+
+    conv_native.register()
+    _module = module
+    return module
+
+
+def metadata() -> dict[str, Any]:
+    """The build facts written beside the library; {} when there is no readable file."""
+    try:
+        return json.loads((Path(__file__).parent / METADATA_NAME).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def status() -> Status:
+    """What `load` found, without raising."""
+    module = load()
+    with_cuda = bool(module is not None and module.with_cuda)
+    return Status(module is not None, _failure or "", with_cuda, metadata())
+
+
+def reasons(status: Status, *, with_cuda: bool) -> list[str]:
+    """Why the extension of `status` cannot serve a CPU (or CUDA) tensor; empty where it can."""
+    if not status.available:
+        return [status.reason]
+    if with_cuda and not status.with_cuda:
+        return [f"genlab._C was built without CUDA; run `{BUILD_COMMAND} --force` where nvcc is"]
+    return []
+
+
+def require(*, with_cuda: bool = False) -> None:
+    """Raises RuntimeError with the command that mends it unless the extension is loaded (with CUDA where asked)."""
+    if _module is not None and (not with_cuda or _module.with_cuda):
+        return
+    found = reasons(status(), with_cuda=with_cuda)
+    if found:
+        raise RuntimeError(found[0])
+
+
+def forget() -> None:
+    """Lets the next `load` look again, after a build in this process. A library once loaded stays loaded."""
+    global _failure
+    _failure = None
+    importlib.invalidate_caches()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _built_for() -> str:
+    import torch
+
+    facts = metadata()
+    if not facts:
+        return f"no build metadata; this is torch {torch.__version__}"
+    return (
+        f"built for torch {facts.get('torch')} with CUDA {facts.get('cuda')}, "
+        f"this is torch {torch.__version__} with CUDA {torch.version.cuda}"
+    )

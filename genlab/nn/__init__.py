@@ -1,0 +1,7 @@
+"""torch.nn's modules on the lab's ops: the same arguments and state_dict keys, with the activation fused."""
+
+from genlab.nn import init
+from genlab.nn.batch_norm import BatchNormAct2d, synchronize_batch_norm
+from genlab.nn.conv import Conv2d, ConvTranspose2d
+
+__all__ = ["BatchNormAct2d", "Conv2d", "ConvTranspose2d", "init", "synchronize_batch_norm"]

@@ -1,0 +1,120 @@
+"""Batch normalisation with residual and activation, synchronised over processes where asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from genlab.ops import activation as act
+from genlab.ops import batch_norm_act, implementation
+
+WORLD = "world"
+
+
+class _SharedGroup:
+    """Holds a process group so that copying a module (EMA does) shares the group: groups cannot be copied or pickled."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _SharedGroup:
+        return self
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """activation(BatchNorm2d(input) + residual) as one op; loads the state_dict of torch.nn.BatchNorm2d.
+
+    Args:
+        *args, **kwargs: torch.nn.BatchNorm2d's (num_features, eps, momentum, affine, track_running_stats).
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        negative_slope: slope of leaky_relu below zero.
+        process_group: take training statistics over all processes of this group, on any backend; "world" is every process
+            of the run (and means nothing where torch.distributed is not initialised); None is this process alone.
+        impl: "auto", "torch" or "reference".
+
+    Example:
+        >>> layer = BatchNormAct2d(64, activation="relu")
+        >>> layer(torch.randn(8, 64, 16, 16)).shape
+        torch.Size([8, 64, 16, 16])
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        activation: str | None = None,
+        negative_slope: float = 0.2,
+        process_group: dist.ProcessGroup | str | None = None,
+        impl: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        act.check("BatchNormAct2d", activation, negative_slope)
+        implementation.check_impl("BatchNormAct2d", impl)
+        self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
+        self.process_group = process_group
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | str | None:
+        """The group whose processes share statistics, "world", or None."""
+        return self._group.group if isinstance(self._group, _SharedGroup) else self._group
+
+    @process_group.setter
+    def process_group(self, group: dist.ProcessGroup | str | None) -> None:
+        if isinstance(group, str) and group != WORLD:
+            raise ValueError(f'BatchNormAct2d: expected process_group to be a group, "{WORLD}" or None, got {group!r}')
+        self._group = group if group is None or group == WORLD else _SharedGroup(group)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, C, H, W), and a residual of the same shape, to (N, C, H, W)."""
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # cumulative average, as in torch
+                momentum = 1.0 / float(self.num_batches_tracked)
+        use_batch = self.training or self.running_mean is None
+        keep = not self.training or self.track_running_stats
+        return batch_norm_act(
+            input, self.running_mean if keep else None, self.running_var if keep else None, self.weight, self.bias,
+            use_batch, momentum, self.eps, activation=self.activation, negative_slope=self.negative_slope,
+            residual=residual, process_group=self._resolved_group(), impl=self.impl,
+        )  # fmt: skip
+
+    def _resolved_group(self) -> dist.ProcessGroup | None:
+        if isinstance(self._group, _SharedGroup):
+            return self._group.group
+        if self._group == WORLD and dist.is_available() and dist.is_initialized():
+            return dist.group.WORLD
+        return None
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        if self.activation is not None:
+            text += f", activation={self.activation}"
+        if self.activation == "leaky_relu":
+            text += f", negative_slope={self.negative_slope}"
+        if self._group is not None:
+            text += ", synchronised"
+        return text if self.impl == "auto" else f"{text}, impl={self.impl}"
+
+
+def synchronize_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | str | None = WORLD) -> int:
+    """Makes every BatchNormAct2d in `module` share its statistics over `process_group` (None: stop sharing).
+
+    Returns:
+        How many layers were changed.
+
+    Raises:
+        TypeError: the module holds a plain torch.nn.BatchNorm, whose statistics cannot be shared on every backend.
+    """
+    layers = [child for child in module.modules() if isinstance(child, BatchNormAct2d)]
+    for name, child in module.named_modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, (BatchNormAct2d, nn.SyncBatchNorm)):
+            raise TypeError(
+                f"synchronize_batch_norm: expected genlab.nn.BatchNormAct2d at {name or 'the module itself'}, got "
+                f"{type(child).__name__}; build the network with genlab.nn"
+            )
+    for layer in layers:
+        layer.process_group = process_group
+    return len(layers)

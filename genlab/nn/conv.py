@@ -1,0 +1,98 @@
+"""Convolutions with a fused activation. Parameters, initial values and state_dict keys are torch.nn's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from genlab.ops import activation as act
+from genlab.ops import conv2d, conv_transpose2d, implementation, shapes
+
+
+class Conv2d(nn.Conv2d):
+    """torch.nn.Conv2d, then an activation, as one op (`genlab.ops.conv2d`).
+
+    Args:
+        *args, **kwargs: torch.nn.Conv2d's; padding_mode is "zeros" or "reflect".
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        negative_slope: slope of leaky_relu below zero.
+        impl: "auto", "native", "torch" or "reference".
+
+    Example:
+        >>> layer = Conv2d(3, 64, 4, stride=2, padding=1, activation="leaky_relu")
+        >>> layer(torch.randn(8, 3, 64, 64)).shape
+        torch.Size([8, 64, 32, 32])
+    """
+
+    def __init__(
+        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if self.padding_mode not in shapes.PADDING_MODES:
+            raise ValueError(
+                f"Conv2d: expected padding_mode to be one of {', '.join(shapes.PADDING_MODES)}, got "
+                f"{self.padding_mode!r}; pad with torch.nn.functional.pad for others"
+            )
+        _set_activation(self, "Conv2d", activation, negative_slope, impl)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out) or (C_out, H_out, W_out)."""
+        return conv2d(
+            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
+            padding_mode=self.padding_mode, activation=self.activation, negative_slope=self.negative_slope,
+            impl=self.impl,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """torch.nn.ConvTranspose2d, then an activation, as one op (`genlab.ops.conv_transpose2d`).
+
+    Args:
+        *args, **kwargs: torch.nn.ConvTranspose2d's.
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        negative_slope: slope of leaky_relu below zero.
+        impl: "auto", "native", "torch" or "reference".
+
+    Example:
+        >>> layer = ConvTranspose2d(100, 512, 4, activation="relu")
+        >>> layer(torch.randn(8, 100, 1, 1)).shape
+        torch.Size([8, 512, 4, 4])
+    """
+
+    def __init__(
+        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        _set_activation(self, "ConvTranspose2d", activation, negative_slope, impl)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out); `output_size` (H_out, W_out) picks among the sizes
+        that the stride leaves open, as in torch."""
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        return conv_transpose2d(
+            input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation,
+            activation=self.activation, negative_slope=self.negative_slope, impl=self.impl,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+def _set_activation(module: nn.Module, name: str, activation: str | None, negative_slope: float, impl: str) -> None:
+    act.check(name, activation, negative_slope)
+    implementation.check_impl(name, impl)
+    module.activation, module.negative_slope, module.impl = activation, negative_slope, impl
+
+
+def _activation_repr(module: nn.Module) -> str:
+    text = "" if module.activation is None else f", activation={module.activation}"
+    if module.activation == "leaky_relu":
+        text += f", negative_slope={module.negative_slope}"
+    return text if module.impl == "auto" else f"{text}, impl={module.impl}"

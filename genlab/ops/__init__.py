@@ -1,0 +1,27 @@
+"""The ops of the lab: torch.nn.functional's names and arguments, with a choice of implementation."""
+
+from genlab.ops.activation import ACTIVATIONS
+from genlab.ops.batch_norm_act import batch_norm_act
+from genlab.ops.conv2d import conv2d
+from genlab.ops.conv_transpose2d import conv_transpose2d
+from genlab.ops.implementation import (
+    IMPLEMENTATIONS,
+    OpRow,
+    default_impl,
+    describe,
+    get_default_impl,
+    set_default_impl,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "IMPLEMENTATIONS",
+    "OpRow",
+    "batch_norm_act",
+    "conv2d",
+    "conv_transpose2d",
+    "default_impl",
+    "describe",
+    "get_default_impl",
+    "set_default_impl",
+]

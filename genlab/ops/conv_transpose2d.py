@@ -1,0 +1,143 @@
+"""conv_transpose2d with bias and activation in one op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genlab.ops import activation as act
+from genlab.ops import implementation, shapes
+from genlab.ops.shapes import Pair
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+    *,
+    activation: str | None = None,
+    negative_slope: float = 0.2,
+    impl: str = "auto",
+) -> Tensor:
+    """torch.nn.functional.conv_transpose2d, then an activation, as one op that is differentiable in any order.
+
+    Args:
+        input: (N, C_in, H, W) or (C_in, H, W), contiguous, channels_last or any strides.
+        weight: (C_in, C_out / groups, kH, kW).
+        bias: (C_out,) or None.
+        stride: step in the output per step in the input, an int or (height, width), >= 1.
+        padding: rows and columns taken off each side of the output, >= 0.
+        output_padding: rows and columns added to the far side; smaller than stride or dilation.
+        groups: number of independent channel groups; divides C_in.
+        dilation: spacing of the kernel's taps, >= 1.
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" (exact, erf) or "silu".
+        negative_slope: slope of leaky_relu below zero, >= 0.
+        impl: "auto", "native", "torch" or "reference", see `genlab.ops.describe`.
+
+    Returns:
+        (N, C_out, H_out, W_out) with H_out = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1; without
+        N if the input came without. An empty batch gives an empty output.
+
+    Raises:
+        ValueError: shapes or values that do not fit.
+        TypeError: not floating point, or dtypes that differ outside autocast.
+        RuntimeError: tensors on different devices, or impl="native" where the extension is not built.
+        NotImplementedError: impl="native" for a device or dtype without kernel.
+
+    Example:
+        >>> z = torch.randn(8, 100, 1, 1)
+        >>> weight = torch.randn(100, 512, 4, 4)
+        >>> conv_transpose2d(z, weight, activation="relu").shape
+        torch.Size([8, 512, 4, 4])
+    """
+    if input.dim() == 3:
+        output = conv_transpose2d(
+            input.unsqueeze(0), weight, bias, stride, padding, output_padding, groups, dilation,
+            activation=activation, negative_slope=negative_slope, impl=impl,
+        )  # fmt: skip
+        return output.squeeze(0)
+    shapes.check_tensors("conv_transpose2d", input, weight, bias)
+    act.check("conv_transpose2d", activation, negative_slope)
+    stride = shapes.pair("conv_transpose2d", "stride", stride, 1)
+    padding = shapes.pair("conv_transpose2d", "padding", padding, 0)
+    output_padding = shapes.pair("conv_transpose2d", "output_padding", output_padding, 0)
+    dilation = shapes.pair("conv_transpose2d", "dilation", dilation, 1)
+    shapes.check_conv_transpose2d_channels("conv_transpose2d", input, weight, bias, groups)
+    size = shapes.conv_transpose2d_output_size(
+        "conv_transpose2d", input, weight, stride, padding, output_padding, dilation
+    )
+
+    chosen = implementation.choose("conv_transpose2d", impl, input)
+    if chosen == "native":
+        return _native(
+            input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope
+        )
+    if chosen == "torch":
+        output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return act.apply_(output, activation, negative_slope)
+    output = conv_transpose2d_reference(input, weight, bias, stride, padding, size, groups, dilation)
+    return act.apply(output, activation, negative_slope)
+
+
+def conv_transpose2d_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    output_size: Pair,
+    groups: int,
+    dilation: Pair,
+) -> Tensor:
+    """The definition: every input value spreads weight-many products over the output, which is then cropped.
+
+    Written without any convolution of torch's; `output_size` is (H_out, W_out) with the output padding in it.
+    """
+    n, _, h, w = input.shape
+    c_in, c_out, kh, kw = weight.shape
+    # Uncropped height of all the taps; output_padding can reach past it by less than a stride.
+    full_h = max((h - 1) * stride[0] + dilation[0] * (kh - 1) + 1, output_size[0] + padding[0])
+    full_w = max((w - 1) * stride[1] + dilation[1] * (kw - 1) + 1, output_size[1] + padding[1])
+    grouped = input.reshape(n, groups, c_in // groups, h, w)
+    weight = weight.reshape(groups, c_in // groups, c_out, kh, kw)
+    full = input.new_zeros(n, groups, c_out, full_h, full_w)
+    for i in range(kh):
+        rows = slice(i * dilation[0], i * dilation[0] + (h - 1) * stride[0] + 1, stride[0])
+        for j in range(kw):
+            columns = slice(j * dilation[1], j * dilation[1] + (w - 1) * stride[1] + 1, stride[1])
+            full[:, :, :, rows, columns] += torch.einsum("ngchw,gck->ngkhw", grouped, weight[..., i, j])
+    full = full.reshape(n, groups * c_out, full_h, full_w)
+    output = full[:, :, padding[0] : padding[0] + output_size[0], padding[1] : padding[1] + output_size[1]]
+    return output if bias is None else output + bias.reshape(1, -1, 1, 1)
+
+
+def _native(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    groups: int,
+    dilation: Pair,
+    activation: str | None,
+    negative_slope: float,
+) -> Tensor:
+    # As in conv2d: gelu and silu need the value before the activation for their gradient.
+    needs_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
+    if needs_gradient and not act.takes_gradient_from_output(activation):
+        before_activation = torch.ops.genlab.conv_transpose2d(
+            input, weight, bias, stride, padding, output_padding, groups, dilation, None, negative_slope
+        )
+        return act.apply(before_activation, activation, negative_slope)
+    return torch.ops.genlab.conv_transpose2d(
+        input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope
+    )

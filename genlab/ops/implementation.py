@@ -1,0 +1,184 @@
+"""Which implementation of an op runs: the one switch, the table behind `auto`, and why.
+
+    native      this project's kernels (genlab._C); never falls back, raises with the reasons
+    torch       the calls a PyTorch user would write
+    reference   the definition written out in plain torch, for checks
+    auto        the row of `RULES` that fits device and dtype
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genlab import _extension
+
+IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
+
+CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+CUDA_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# Dtypes of the native kernels, by op and device.
+NATIVE = {
+    "conv2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "conv_transpose2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "batch_norm_act": {},
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints."""
+
+    op: str
+    device: str
+    choice: str
+    reason: str
+
+
+_ONEDNN = "oneDNN runs plain convolution at 93-97 % of the CPU's peak (fp32, AMD Zen 4, 2 cores): nothing left to win"
+_CUDNN = "the native CUDA kernel is the direct one, an oracle for checks; cuDNN is quicker"
+_NORM = "no native kernel; torch's batch_norm with the residual and the activation written over its output"
+
+RULES = (
+    Rule("conv2d", "cpu", "torch", _ONEDNN),
+    Rule("conv2d", "cuda", "torch", _CUDNN),
+    Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
+    Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
+    Rule("batch_norm_act", "cpu", "torch", _NORM),
+    Rule("batch_norm_act", "cuda", "torch", _NORM),
+)
+
+_default = "auto"
+
+
+def set_default_impl(impl: str) -> None:
+    """Sets what `impl="auto"` means from here on, for every op that has such an implementation.
+
+    The one switch of the package, behind `kernels.impl` of a config. An op without that implementation keeps its `auto`
+    choice (`describe` shows it); an `impl=` argument other than "auto" always wins and never falls back.
+
+    Args:
+        impl: "auto", "native", "torch" or "reference".
+    """
+    global _default
+    check_impl("set_default_impl", impl)
+    _default = impl
+
+
+def get_default_impl() -> str:
+    """The current meaning of `impl="auto"`."""
+    return _default
+
+
+@contextmanager
+def default_impl(impl: str) -> Iterator[None]:
+    """`set_default_impl` for the length of a with block.
+
+    Example:
+        >>> with genlab.ops.default_impl("reference"):
+        ...     loss = model(x).mean()
+    """
+    previous = _default
+    set_default_impl(impl)
+    try:
+        yield
+    finally:
+        set_default_impl(previous)
+
+
+def choose(op: str, impl: str, input: Tensor) -> str:
+    """The implementation to run: "native", "torch" or "reference".
+
+    Raises:
+        ValueError: `impl` is not one of `IMPLEMENTATIONS`.
+        RuntimeError: native was asked for and the extension is not built or lacks CUDA; names the command.
+        NotImplementedError: native was asked for and the kernels do not cover this device or dtype; lists the reasons.
+    """
+    if impl not in IMPLEMENTATIONS:
+        check_impl(op, impl)
+    if impl == "auto":
+        impl = _default if _default != "native" or NATIVE[op] else "auto"
+    device = input.device.type
+    if impl == "auto":
+        for rule in RULES:
+            if rule.op == op and rule.device == device:
+                impl = rule.choice
+                break
+        else:
+            impl = "torch"
+    if impl == "native":
+        _require_native(op, device, effective_dtype(input))
+    return impl
+
+
+def effective_dtype(input: Tensor) -> torch.dtype:
+    """The dtype a kernel will see: autocast's where it is on, else the input's."""
+    device = input.device.type
+    if input.dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return input.dtype
+
+
+def native_reasons(op: str, device: str, dtype: torch.dtype) -> list[str]:
+    """Why the native kernels cannot run this op here; empty where they can."""
+    reasons = []
+    if not NATIVE[op]:
+        return [f"{op} has no native kernel"]
+    if device == "meta":
+        device = "cpu"
+    if device not in NATIVE[op]:
+        reasons.append(f"device {device} is not one of {', '.join(NATIVE[op])}")
+    elif dtype not in NATIVE[op][device]:
+        names = ", ".join(str(known).removeprefix("torch.") for known in NATIVE[op][device])
+        reasons.append(f"dtype {str(dtype).removeprefix('torch.')} is not one of {names} on {device}")
+    return reasons
+
+
+def check_impl(op: str, impl: str) -> None:
+    """Raises ValueError unless `impl` is one of `IMPLEMENTATIONS`."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"{op}: expected impl to be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+
+
+def _require_native(op: str, device: str, dtype: torch.dtype) -> None:
+    reasons = native_reasons(op, device, dtype)
+    if reasons:
+        raise NotImplementedError(f'{op}: impl="native" cannot run: {"; ".join(reasons)}; use impl="torch"')
+    _extension.require(with_cuda=device == "cuda")
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """One line of `genlab list ops`: an op on a device and dtype."""
+
+    op: str
+    device: str
+    dtype: str
+    implementations: tuple[str, ...]
+    auto: str
+    reason: str
+    missing: tuple[str, ...]
+
+
+def describe() -> list[OpRow]:
+    """Every op by device and dtype: what can run, what `auto` picks and why, and why native cannot where it cannot.
+
+    Loads the extension if it is built; never raises.
+    """
+    status = _extension.status()
+    rows = []
+    for rule in RULES:
+        dtypes = CUDA_DTYPES if rule.device == "cuda" else (*CPU_DTYPES, torch.float16)
+        for dtype in dtypes:
+            missing = native_reasons(rule.op, rule.device, dtype)
+            if NATIVE[rule.op]:
+                missing += _extension.reasons(status, with_cuda=rule.device == "cuda")
+            available = (*(() if missing else ("native",)), "torch", "reference")
+            name = str(dtype).removeprefix("torch.")
+            rows.append(OpRow(rule.op, rule.device, name, available, rule.choice, rule.reason, tuple(missing)))
+    return rows

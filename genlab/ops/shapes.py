@@ -1,0 +1,170 @@
+"""Argument and shape rules of the convolutions: one place for what they accept and what they say otherwise.
+
+The public functions, the fake implementations (torch.compile, export) and the tests all call these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PADDING_MODES = ("zeros", "reflect")
+Pair = tuple[int, int]
+
+
+def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> Pair:
+    """`value` as (height, width). Raises TypeError or ValueError naming the argument."""
+    items = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else None
+    if items is None or isinstance(value, str) or any(isinstance(v, bool) or not isinstance(v, int) for v in items):
+        raise TypeError(f"{op}: expected {name} to be an int or a pair of ints, got {value!r}")
+    if len(items) == 1:
+        items = items * 2
+    if len(items) != 2:
+        raise ValueError(f"{op}: expected {name} to be an int or a pair of ints, got {value!r}")
+    if items[0] < minimum or items[1] < minimum:
+        raise ValueError(f"{op}: expected {name} >= {minimum}, got {value!r}")
+    return items
+
+
+def shape_text(tensor: Tensor) -> str:
+    """The shape as `(2, 3, 8, 8)`."""
+    return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
+
+
+def check_tensors(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Rank, dtype and device of the three tensors of a convolution."""
+    if input.dim() != 4:
+        raise ValueError(f"{op}: expected input of shape (N, C, H, W) or (C, H, W), got {shape_text(input)}")
+    if weight.dim() != 4:
+        raise ValueError(f"{op}: expected a 4-dimensional weight, got {shape_text(weight)}")
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"{op}: expected a floating point input, got {input.dtype}; call input.float() first")
+    autocast = torch.is_autocast_enabled(input.device.type)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is None:
+            continue
+        if tensor.device != input.device:
+            raise RuntimeError(f"{op}: expected {name} on the input's device {input.device}, got {tensor.device}")
+        if not autocast and tensor.dtype != input.dtype:
+            raise TypeError(
+                f"{op}: expected {name} of the input's dtype {input.dtype}, got {tensor.dtype}; "
+                "convert one of them or run under torch.autocast"
+            )
+
+
+def check_groups(op: str, groups: int, channels: dict[str, int]) -> None:
+    """`groups` must be positive and divide every named channel count."""
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f"{op}: expected groups to be an int, got {groups!r}")
+    if groups < 1:
+        raise ValueError(f"{op}: expected groups >= 1, got {groups}")
+    for name, count in channels.items():
+        if count % groups != 0:
+            raise ValueError(f"{op}: expected {name} to be divisible by groups, got {count} {name} and groups {groups}")
+
+
+def check_bias(op: str, bias: Tensor | None, out_channels: int) -> None:
+    """The bias has one value per output channel."""
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
+        raise ValueError(f"{op}: expected bias of shape ({out_channels},), got {shape_text(bias)}")
+
+
+def resolve_padding(
+    op: str, padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair
+) -> tuple[Pair, Pair]:
+    """Padding as (before, extra after), each (height, width): the far side gets before + extra.
+
+    `extra` is non-zero only for padding="same" and an even reach, where torch too pads the far side by one more.
+    """
+    if not isinstance(padding, str):
+        return pair(op, "padding", padding, 0), (0, 0)
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding != "same":
+        raise ValueError(f'{op}: expected padding to be an int, a pair of ints, "same" or "valid", got {padding!r}')
+    if stride != (1, 1):
+        raise ValueError(f'{op}: padding "same" expects stride 1, got stride {stride}; give the padding as numbers')
+    total = [dilation[i] * (kernel[i] - 1) for i in (0, 1)]
+    return (total[0] // 2, total[1] // 2), (total[0] % 2, total[1] % 2)
+
+
+def conv2d_output_size(
+    op: str, input: Tensor, weight: Tensor, stride: Pair, padding: Pair, extra: Pair, dilation: Pair, padding_mode: str
+) -> Pair:
+    """(height, width) of conv2d's output. Raises ValueError where the kernel or the reflection does not fit."""
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"{op}: expected padding_mode to be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+    output = []
+    for axis, name in ((0, "height"), (1, "width")):
+        size, kernel = input.shape[2 + axis], weight.shape[2 + axis]
+        far = padding[axis] + extra[axis]
+        if size < 1 or kernel < 1:
+            raise ValueError(
+                f"{op}: expected input and weight with {name} >= 1, got input {shape_text(input)} and weight "
+                f"{shape_text(weight)}"
+            )
+        if padding_mode == "reflect" and far >= size:
+            raise ValueError(
+                f"{op}: reflect padding must be smaller than the input's {name}, got padding {far} and {name} {size}"
+            )
+        reach = dilation[axis] * (kernel - 1) + 1
+        padded = size + padding[axis] + far
+        if padded < reach:
+            raise ValueError(
+                f"{op}: expected an input whose padded {name} covers the kernel, got padded {name} {padded} and kernel "
+                f"{reach} (with dilation); add padding or use a smaller kernel"
+            )
+        output.append((padded - reach) // stride[axis] + 1)
+    return output[0], output[1]
+
+
+def check_conv2d_channels(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    """Channels of conv2d: input (N, C_in, H, W), weight (C_out, C_in / groups, kH, kW), bias (C_out,)."""
+    check_groups(op, groups, {"input channels": input.shape[1], "output channels": weight.shape[0]})
+    if weight.shape[0] < 1 or weight.shape[1] < 1:
+        raise ValueError(f"{op}: expected weight with at least one channel, got {shape_text(weight)}")
+    if input.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"{op}: expected input with {weight.shape[1] * groups} channels for weight {shape_text(weight)} and groups "
+            f"{groups}, got input {shape_text(input)}"
+        )
+    check_bias(op, bias, weight.shape[0])
+
+
+def check_conv_transpose2d_channels(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    """Channels of conv_transpose2d: input (N, C_in, H, W), weight (C_in, C_out / groups, kH, kW), bias (C_out,)."""
+    check_groups(op, groups, {"input channels": input.shape[1]})
+    if weight.shape[0] < 1 or weight.shape[1] < 1:
+        raise ValueError(f"{op}: expected weight with at least one channel, got {shape_text(weight)}")
+    if input.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"{op}: expected input with {weight.shape[0]} channels for weight {shape_text(weight)}, got input "
+            f"{shape_text(input)}"
+        )
+    check_bias(op, bias, weight.shape[1] * groups)
+
+
+def conv_transpose2d_output_size(
+    op: str, input: Tensor, weight: Tensor, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
+) -> Pair:
+    """(height, width) of conv_transpose2d's output. Raises ValueError where there would be none."""
+    output = []
+    for axis, name in ((0, "height"), (1, "width")):
+        size, kernel = input.shape[2 + axis], weight.shape[2 + axis]
+        if size < 1 or kernel < 1:
+            raise ValueError(
+                f"{op}: expected input and weight with {name} >= 1, got input {shape_text(input)} and weight "
+                f"{shape_text(weight)}"
+            )
+        if output_padding[axis] >= max(stride[axis], dilation[axis]):
+            raise ValueError(
+                f"{op}: expected output_padding smaller than stride or dilation, got output_padding {output_padding}, "
+                f"stride {stride}, dilation {dilation}"
+            )
+        length = (size - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (kernel - 1) + output_padding[axis] + 1
+        if length < 1:
+            raise ValueError(f"{op}: expected an output {name} >= 1, got {length}; reduce the padding")
+        output.append(length)
+    return output[0], output[1]
