@@ -1,0 +1,144 @@
+"""What a run directory holds, read without trusting that the run ended well: a kill may have cut the last line of a log."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genlab.errors import RunError
+
+# Keys of a log row that are not measurements.
+ROW_FACTS = frozenset({"step", "time", "images", "event", "epoch"})
+
+
+@dataclass
+class RunRecord:
+    """A run directory as plain values."""
+
+    directory: Path
+    config_text: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    rows: list[dict[str, Any]]  # rising steps; a step that was taken again after a resume stands once
+    events: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+    samples: list[tuple[int, Path]]  # rising steps
+    skipped_lines: int = 0
+
+    @property
+    def last_step(self) -> int:
+        return max([int(row["step"]) for row in self.rows] + [step for step, _ in self.samples], default=0)
+
+    @property
+    def total_steps(self) -> int | None:
+        steps = self.config.get("train", {}).get("steps") if isinstance(self.config.get("train"), dict) else None
+        return steps if isinstance(steps, int) else None
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The objects in a file of JSON lines, and how many lines could not be read."""
+    if not path.exists():
+        return [], 0
+    rows, skipped = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            skipped += 1
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            skipped += 1
+    return rows, skipped
+
+
+def is_run(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in ("config.yaml", "log.jsonl", "metrics.jsonl"))
+
+
+def read_run(directory: Path) -> RunRecord:
+    """Reads everything the report shows.
+
+    Raises:
+        RunError: no such folder, or a folder that is not a run directory.
+    """
+    import yaml
+
+    if not directory.exists():
+        raise RunError(f"run {directory}: no such folder; give the folder that `genlab train` named")
+    if not is_run(directory):
+        raise RunError(
+            f"run {directory}: expected a run directory (config.yaml, log.jsonl), found neither; "
+            "give the folder that `genlab train` named"
+        )
+    config_path = directory / "config.yaml"
+    config_text = config_path.read_text(encoding="utf-8", errors="replace") if config_path.exists() else ""
+    try:
+        config = yaml.safe_load(config_text)
+    except yaml.YAMLError:
+        config = None
+    log, skipped = read_json_lines(directory / "log.jsonl")
+    scores, skipped_scores = read_json_lines(directory / "metrics.jsonl")
+    events = [row for row in log if "event" in row]
+    by_step = {row["step"]: row for row in log if "event" not in row and isinstance(row.get("step"), int)}
+    environments = [row for row in events if row["event"] == "environment"]
+    return RunRecord(
+        directory=directory,
+        config_text=config_text,
+        config=config if isinstance(config, dict) else {},
+        environment={k: v for k, v in environments[-1].items() if k != "event"} if environments else {},
+        rows=[by_step[step] for step in sorted(by_step)],
+        events=[row for row in events if row["event"] != "environment"],
+        scores=[row for row in scores if isinstance(row.get("value"), (int, float)) and "name" in row],
+        samples=find_samples(directory / "samples"),
+        skipped_lines=skipped + skipped_scores,
+    )
+
+
+def find_samples(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of every `step_<number>.png`, in the order of the steps."""
+    found = []
+    for path in folder.glob("step_*.png") if folder.is_dir() else ():
+        match = re.fullmatch(r"step_(\d+)\.png", path.name)
+        if match:
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a score is a distance: FID, other Frechet distances, KID and losses; all others are better when higher."""
+    return name.split("[")[0].lower() in {"fid", "frechet", "kid", "loss", "nll", "mmd"}
+
+
+def best_and_last(scores: list[dict[str, Any]]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """name -> (best row, last row) in the order of first appearance; values that are not finite cannot be best."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in scores:
+        grouped.setdefault(str(row["name"]), []).append(row)
+    result = {}
+    for name, rows in grouped.items():
+        rows = sorted(rows, key=lambda row: row.get("step") or 0)
+        finite = [row for row in rows if math.isfinite(row["value"])]
+        pick = min if lower_is_better(name) else max
+        result[name] = (pick(finite, key=lambda row: row["value"]) if finite else rows[-1], rows[-1])
+    return result
+
+
+def measurements(rows: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """name -> (steps, values) of everything numeric in the log."""
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name in ROW_FACTS or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            steps, values = series.setdefault(name, ([], []))
+            steps.append(int(row["step"]))
+            values.append(float(value))
+    return series

@@ -1,0 +1,210 @@
+"""Fills the report's template. Every value that comes from a file is escaped; nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from importlib import resources
+from string import Template
+from typing import Any
+
+from genlab.report.charts import Chart, Series, format_number, render
+from genlab.report.collect import RunRecord, best_and_last, lower_is_better, measurements
+
+MAX_FRAMES = 32
+MAX_SAMPLE_BYTES = 24 * 2**20  # of PNG in one report; beyond that fewer grids are shown
+SERIES_PER_CHART = 6
+
+
+def escape(value: Any) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def format_duration(seconds: float) -> str:
+    """3725 -> "1 h 2 min"."""
+    total = round(seconds)
+    hours, minutes, rest = total // 3600, total % 3600 // 60, total % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def render_report(record: RunRecord) -> str:
+    """The whole page as text."""
+    template = Template(resources.files("genlab.report").joinpath("template.html").read_text(encoding="utf-8"))
+    algorithm = record.config.get("algorithm", "run")
+    data = record.config.get("data")
+    data_name = data.get("name") if isinstance(data, dict) else None
+    title = f"{algorithm} on {data_name}" if data_name else str(algorithm)
+    from genlab import __version__
+
+    return template.substitute(
+        title=escape(title),
+        subtitle=f"run {escape(record.directory.resolve().name)}",
+        facts=_facts(record),
+        progress=_progress(record),
+        events=_events(record),
+        samples=_samples(record),
+        scores=_scores(record),
+        curves=_curves(record),
+        details=_details(record),
+        footer=f"Written by genlab {escape(__version__)} from config.yaml, log.jsonl, metrics.jsonl and samples/ of this run.",
+    )
+
+
+def _facts(record: RunRecord) -> str:
+    total = record.total_steps
+    steps = f"{record.last_step:,}" + (f" of {total:,}" if total else "")
+    facts = [("step", steps)]
+    if record.rows and isinstance(record.rows[-1].get("time"), (int, float)):
+        facts.append(("training time", format_duration(record.rows[-1]["time"])))
+    if record.rows and isinstance(record.rows[-1].get("images"), int):
+        facts.append(("images seen", f"{record.rows[-1]['images']:,}"))
+    for key, label in (("device", "device"), ("precision", "precision"), ("kernels", "kernels"), ("torch", "torch")):
+        value = record.environment.get(key)
+        if isinstance(value, str) and value:
+            facts.append((label, value))
+    return "".join(f"<li>{escape(label)} <b>{escape(value)}</b></li>" for label, value in facts)
+
+
+def _progress(record: RunRecord) -> str:
+    if not record.total_steps:
+        return ""
+    percent = min(100.0, 100.0 * record.last_step / record.total_steps)
+    return f'<div class="bar" role="img" aria-label="{percent:.0f} % of the steps"><i style="width:{percent:.1f}%"></i></div>'
+
+
+def _events(record: RunRecord) -> str:
+    rows = []
+    for event in record.events:
+        facts = ", ".join(f"{k} {_plain(v)}" for k, v in event.items() if k not in {"event", "time"})
+        rows.append(f"<tr><th>{escape(event['event'])}</th><td>{escape(facts)}</td></tr>")
+    if record.skipped_lines:
+        rows.append(f"<tr><th>unreadable lines</th><td>{record.skipped_lines} in the logs, left out (a kill cuts a line short)</td></tr>")
+    return f'<h2>What happened on the way</h2><div class="card"><table>{"".join(rows)}</table></div>' if rows else ""
+
+
+def choose_frames(record: RunRecord) -> list[tuple[int, bytes]]:
+    """Sample grids for the slider: evenly spaced over the run, the first and the last always among them."""
+    available = record.samples
+    if not available:
+        return []
+    largest = max(path.stat().st_size for _, path in available)
+    count = max(1, min(len(available), MAX_FRAMES, MAX_SAMPLE_BYTES // max(1, largest)))
+    if count == 1:
+        picked = [len(available) - 1]
+    else:
+        picked = sorted({round(i * (len(available) - 1) / (count - 1)) for i in range(count)})
+    return [(available[i][0], available[i][1].read_bytes()) for i in picked]
+
+
+def _samples(record: RunRecord) -> str:
+    frames = choose_frames(record)
+    if not frames:
+        return ""
+    images = "".join(
+        f'<figure><img class="frame" data-step="{step}" alt="samples at step {step}" '
+        f'src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}"><figcaption>step {step:,}</figcaption></figure>'
+        for step, data in frames
+    )
+    left_out = len(record.samples) - len(frames)
+    note = f"the same latent vectors at every step; {len(frames)} grids" + (f" of {len(record.samples)}" if left_out else "")
+    controls = (
+        '<div class="controls"><button id="frame-play" type="button">▶ play</button>'
+        f'<input id="frame-slider" type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" aria-label="sample grid">'
+        '<output id="frame-label"></output></div>'
+    )
+    return (
+        f'<section><h2>Samples over time</h2><div class="card samples"><p class="note">{note}</p>'
+        f'<div class="frames">{images}</div>{controls}</div></section>'
+    )
+
+
+def _scores(record: RunRecord) -> str:
+    summary = best_and_last(record.scores)
+    if not summary:
+        return ""
+    tiles = []
+    for name, (best, last) in summary.items():
+        direction = "lower is better" if lower_is_better(name) else "higher is better"
+        where = f"at step {best['step']:,}" if isinstance(best.get("step"), int) else ""
+        lines = f"<p>best, {where or 'checkpoint unknown'} · {direction}</p>"
+        if last is not best:
+            at = f" at step {last['step']:,}" if isinstance(last.get("step"), int) else ""
+            lines += f"<p>last {escape(format_number(last['value']))}{at}</p>"
+        protocol = best.get("protocol") if isinstance(best.get("protocol"), dict) else {}
+        facts = {"checkpoint": best.get("checkpoint"), **protocol}
+        tiles.append(
+            f'<div class="card tile"><div class="name">{escape(name)}</div>'
+            f'<div class="value">{escape(format_number(best["value"]))}</div>{lines}'
+            f"<details><summary>protocol</summary>{_definitions(facts)}</details></div>"
+        )
+    return f'<section><h2>Scores</h2><div class="tiles">{"".join(tiles)}</div></section>'
+
+
+def _curves(record: RunRecord) -> str:
+    charts = [render(chart) for chart in plan_charts(record)]
+    return f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def plan_charts(record: RunRecord) -> list[Chart]:
+    """Losses first, then what the trainer logs beside them, each score, and at last rates and speed."""
+    series = measurements(record.rows)
+    charts: list[Chart] = []
+
+    def take(prefixes: tuple[str, ...], title: str, note: str = "", smooth: bool = False) -> None:
+        names = [name for name in series if name.startswith(prefixes)]
+        for start in range(0, len(names), SERIES_PER_CHART):
+            lines = [Series(name, *series.pop(name)) for name in names[start : start + SERIES_PER_CHART]]
+            charts.append(Chart(title if start == 0 else f"{title} (more)", lines, note, smooth))
+
+    take(("loss",), "losses", "thin: as logged; thick: running mean", smooth=True)
+    take(("lr", "learning_rate"), "learning rates")
+    take(("images_per", "step_time", "seconds_per", "samples_per", "data_time"), "speed", smooth=True)
+    late, charts = charts, []
+    for prefix in dict.fromkeys(name.split("_")[0] for name in series):
+        family = [name for name in series if name.split("_")[0] == prefix]
+        for start in range(0, len(family), SERIES_PER_CHART):
+            names = family[start : start + SERIES_PER_CHART]
+            charts.append(Chart(", ".join(names), [Series(name, *series[name]) for name in names], smooth=True))
+    losses = [chart for chart in late if chart.title.startswith("losses")]
+    scores = [chart for name in best_and_last(record.scores) if (chart := _score_chart(record, name))]
+    return losses + scores + charts + [chart for chart in late if chart not in losses]
+
+
+def _score_chart(record: RunRecord, name: str) -> Chart | None:
+    points = {row["step"]: float(row["value"]) for row in record.scores if row["name"] == name and isinstance(row.get("step"), int)}
+    if len(points) < 2:
+        return None  # a single value stands in its tile; a chart of one dot says no more
+    steps = sorted(points)
+    note = "lower is better" if lower_is_better(name) else "higher is better"
+    return Chart(name, [Series(name, steps, [points[s] for s in steps])], note, markers=True)
+
+
+def _details(record: RunRecord) -> str:
+    parts = []
+    if record.config_text:
+        parts.append(f'<div class="card"><h3>Configuration</h3><pre>{escape(record.config_text.rstrip())}</pre></div>')
+    if record.environment:
+        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(_plain(v))}</td></tr>" for k, v in record.environment.items())
+        parts.append(f'<div class="card"><h3>Environment</h3><table>{rows}</table></div>')
+    return f'<h2>How it was made</h2><div class="two">{"".join(parts)}</div>' if parts else ""
+
+
+def _definitions(facts: dict[str, Any]) -> str:
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(_plain(v))}</dd>" for k, v in facts.items() if v is not None)
+    return f"<dl>{rows}</dl>"
+
+
+def _plain(value: Any) -> str:
+    """A JSON value as a person writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return format_number(value) if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(v) for v in value)
+    return "none" if value is None else str(value)
