@@ -1,0 +1,315 @@
+"""All scores of one set of images against another, from a single pass over each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genlab.errors import MetricError
+from genlab.metrics.extractors.base import FeatureExtractor
+from genlab.metrics.frechet import frechet_distance
+from genlab.metrics.inception_score import InceptionScore
+from genlab.metrics.kernel import kernel_distance
+from genlab.metrics.prdc import prdc
+from genlab.metrics.reservoir import Reservoir
+from genlab.metrics.score import Score
+from genlab.metrics.sources import AnySource, StatisticsSource, as_source
+from genlab.metrics.statistics import FeatureStatistics, check_comparable, load_arrays, save_arrays
+from genlab.paths import cache_dir
+from genlab.registry import nearest
+
+METRICS = ("fid", "is", "kid", "prdc")
+# Names under which a metric is also known.
+ALIASES = {"frechet": "fid", "inception_score": "is"}
+Progress = Callable[[str, int, "int | None"], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The choices that a score depends on beside the images and the extractor.
+
+    Attributes:
+        seed: of reservoirs, subsets and the permutation of the Inception Score's splits.
+        limit: use the first so many images of each side, or all.
+        is_splits: splits of the Inception Score.
+        kid_subsets: subsets of KID.
+        kid_subset_size: images in one of them.
+        prdc_k: neighbour that sets the radius of a ball.
+        reservoir: features kept for KID and PRDC at most; a seeded uniform sample where there are more images.
+    """
+
+    seed: int = 0
+    limit: int | None = None
+    is_splits: int = 10
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    prdc_k: int = 5
+    reservoir: int = 10_000
+
+
+@dataclasses.dataclass
+class Features:
+    """What one pass over a source leaves: each part only where a metric asked for it."""
+
+    source: dict[str, Any]
+    count: int | None
+    statistics: FeatureStatistics | None = None
+    sample: Tensor | None = None
+    inception_score: InceptionScore | None = None
+
+
+def check_metrics(metrics: Sequence[str]) -> list[str]:
+    """Canonical metric names, each once, in the order given.
+
+    Raises:
+        MetricError: an unknown name (the nearest is named), or none at all.
+    """
+    result = []
+    for metric in metrics:
+        name = ALIASES.get(metric, metric)
+        if name not in METRICS:
+            guess = nearest(name, METRICS)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise MetricError(f"metrics: expected some of {', '.join(METRICS)}, got {metric!r}{hint}")
+        if name not in result:
+            result.append(name)
+    if not result:
+        raise MetricError(f"metrics: expected some of {', '.join(METRICS)}, got none")
+    return result
+
+
+def evaluate(
+    real: Any,
+    fake: Any,
+    extractor: FeatureExtractor,
+    metrics: Sequence[str] = ("fid",),
+    *,
+    batch_size: int = 100,
+    protocol: Protocol | None = None,
+    progress: Progress | None = None,
+    cache: bool = True,
+) -> list[Score]:
+    """Scores of `fake` against `real`.
+
+    One pass over `fake` serves all metrics. Statistics of `real` are cached on disk under its fingerprint, the
+    extractor's hash and the limit. Memory does not depend on the number of images.
+
+    Args:
+        real: source, ImageDataset, tensor, iterable of batches or path; None where only "is" is asked.
+        fake: the same; for a model a `GeneratorSource`.
+        extractor: what features are taken with.
+        metrics: of "fid" (or "frechet"), "is", "kid", "prdc".
+        batch_size: images per pass through the extractor.
+        protocol: splits, subsets, seeds and limits.
+        progress: called with (what, images done, images in all or None).
+        cache: read and write statistics of `real` in the cache directory.
+
+    Returns:
+        Scores in the order of the metrics; "prdc" gives four.
+
+    Raises:
+        MetricError: an unknown metric, too few images, saved statistics where images are needed or of another
+            extractor, logits that do not name classes where "is" is asked, or features that are not finite.
+    """
+    protocol = protocol or Protocol()
+    metrics = check_metrics(metrics)
+    if "is" in metrics and extractor.num_classes is None:
+        raise MetricError(
+            f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or 'inception'"
+        )
+    compared = [metric for metric in metrics if metric != "is"]
+    if compared and real is None:
+        raise MetricError(f"{compared[0]}: expected real images to compare with, got none")
+    # The real side comes first, so that an unusable reference is known before a model is sampled.
+    real_features = None
+    if compared:
+        real_features = _real_features(as_source(real), extractor, compared, batch_size, protocol, progress, cache)
+    fake_features = extract(as_source(fake), extractor, metrics, "fake", batch_size, protocol, progress)
+    scores: list[Score] = []
+    for metric in metrics:
+        scores.extend(_SCORERS[metric](real_features, fake_features, extractor, protocol))
+    return scores
+
+
+def extract(
+    source: AnySource,
+    extractor: FeatureExtractor,
+    metrics: Sequence[str],
+    what: str,
+    batch_size: int,
+    protocol: Protocol,
+    progress: Progress | None = None,
+) -> Features:
+    """One pass over a source, collecting what `metrics` need.
+
+    Raises:
+        MetricError: too few images for the covariance, or saved statistics where features are needed.
+    """
+    if isinstance(source, StatisticsSource):
+        return _saved_features(source, extractor, metrics, what)
+    total = source.count if protocol.limit is None or source.count is None else min(source.count, protocol.limit)
+    statistics = FeatureStatistics(extractor.dim, extractor=extractor.name, hash=extractor.hash)
+    if "fid" in metrics and total is not None:
+        FeatureStatistics.require_full_rank(_announced(statistics, total), what)
+    sample = Reservoir(protocol.reservoir, extractor.dim, protocol.seed) if {"kid", "prdc"} & set(metrics) else None
+    inception_score = None
+    if "is" in metrics:
+        if total is None:
+            raise MetricError(f"is: expected a known number of {what} images; wrap them in IterableSource(images, count)")
+        inception_score = InceptionScore(total, protocol.is_splits, protocol.seed)
+    seen = 0
+    for batch in source.batches(batch_size, protocol.limit):
+        features, logits = extractor(batch, logits=inception_score is not None)
+        if "fid" in metrics or not torch.isfinite(features).all():
+            statistics.update(features)  # raises for values that are not finite
+        if sample is not None:
+            sample.update(features)
+        if inception_score is not None:
+            inception_score.update(logits)
+        seen += len(features)
+        if progress is not None:
+            progress(f"{what} images", seen, total)
+    if seen == 0:
+        raise MetricError(f"{what}: expected images, got none")
+    if "fid" in metrics:
+        statistics.require_full_rank(what)
+    kept = None if sample is None else sample.features()
+    return Features(source.describe(), seen, statistics if "fid" in metrics else None, kept, inception_score)
+
+
+def _announced(statistics: FeatureStatistics, total: int) -> FeatureStatistics:
+    """Empty statistics that carry the count to come, to refuse too few images before any is read."""
+    announced = FeatureStatistics(statistics.dim, extractor=statistics.extractor)
+    announced.count = total
+    return announced
+
+
+def _saved_features(
+    source: StatisticsSource, extractor: FeatureExtractor, metrics: Sequence[str], what: str
+) -> Features:
+    others = [metric for metric in metrics if metric != "fid"]
+    if others:
+        raise MetricError(
+            f"{source.path}: expected images for {others[0]}, got saved statistics, which serve fid only; "
+            "give the folder or archive of the images"
+        )
+    expected = FeatureStatistics(extractor.dim, extractor=extractor.name, hash=extractor.hash)
+    try:
+        check_comparable(expected, source.statistics)
+    except MetricError as error:
+        raise MetricError(f"{source.path}: {error}") from None
+    source.statistics.require_full_rank(what)
+    return Features(source.describe(), source.count, source.statistics)
+
+
+def _real_features(
+    source: AnySource,
+    extractor: FeatureExtractor,
+    metrics: Sequence[str],
+    batch_size: int,
+    protocol: Protocol,
+    progress: Progress | None,
+    cache: bool,
+) -> Features:
+    """As `extract`, with statistics and sampled features kept in the cache directory."""
+    if isinstance(source, StatisticsSource) or not cache or source.fingerprint is None:
+        return extract(source, extractor, metrics, "real", batch_size, protocol, progress)
+    wants_statistics, wants_sample = "fid" in metrics, bool({"kid", "prdc"} & set(metrics))
+    statistics_path = _cache_path("statistics", source.fingerprint, extractor, {"limit": protocol.limit})
+    sample_path = _cache_path(
+        "sample", source.fingerprint, extractor,
+        {"limit": protocol.limit, "size": protocol.reservoir, "seed": protocol.seed},
+    )  # fmt: skip
+    found = Features(source.describe(), None)
+    try:
+        if wants_statistics and statistics_path.is_file():
+            found.statistics = FeatureStatistics.load(statistics_path)
+            found.count = found.statistics.count
+        if wants_sample and sample_path.is_file():
+            arrays = load_arrays(sample_path)
+            found.sample, found.count = torch.from_numpy(arrays["features"]), int(arrays["n"])
+    except (MetricError, KeyError):
+        # A damaged cache file is only a missing one: it is computed and written again.
+        found = Features(source.describe(), None)
+    if (found.statistics is not None) == wants_statistics and (found.sample is not None) == wants_sample:
+        return found
+    fresh = extract(source, extractor, metrics, "real", batch_size, protocol, progress)
+    if fresh.statistics is not None:
+        fresh.statistics.save(statistics_path)
+    if fresh.sample is not None:
+        save_arrays(sample_path, {"features": fresh.sample.numpy(), "n": fresh.count})
+    return fresh
+
+
+def _cache_path(kind: str, fingerprint: str, extractor: FeatureExtractor, choices: dict[str, Any]) -> Path:
+    key = json.dumps([fingerprint, extractor.name, extractor.hash, extractor.resize, choices], sort_keys=True)
+    return cache_dir() / "statistics" / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+
+
+def score_name(metric: str, extractor: FeatureExtractor) -> str:
+    """"fid" for Inception's pool3; "frechet[<extractor>]" for any other features, and likewise for other metrics."""
+    if extractor.name == "inception":
+        return metric
+    return f"{'frechet' if metric == 'fid' else metric}[{extractor.name}]"
+
+
+def _facts(
+    real: Features | None, fake: Features, extractor: FeatureExtractor, protocol: Protocol, **choices: Any
+) -> dict[str, Any]:
+    facts = extractor.describe()
+    if real is not None:
+        facts["real"] = {**real.source, "count": real.count}
+        facts["split"] = real.source.get("split")
+    facts["fake"] = {**fake.source, "count": fake.count}
+    return {
+        **facts,
+        **choices,
+        "limit": protocol.limit,
+        "seed": protocol.seed,
+        "device": str(extractor.device),
+        "torch": torch.__version__,
+    }
+
+
+def _score_frechet(real: Features, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
+    a, b = real.statistics, fake.statistics
+    value = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    return [Score(score_name("fid", extractor), value, None, _facts(real, fake, extractor, protocol))]
+
+
+def _score_inception(
+    real: Features | None, fake: Features, extractor: FeatureExtractor, protocol: Protocol
+) -> list[Score]:
+    mean, std = fake.inception_score.compute()
+    order = f"permutation of seed {protocol.seed}"
+    facts = _facts(None, fake, extractor, protocol, splits=protocol.is_splits, split_order=order)
+    return [Score(score_name("is", extractor), mean, std, facts)]
+
+
+def _score_kid(real: Features, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
+    size = min(protocol.kid_subset_size, len(real.sample), len(fake.sample))
+    mean, std = kernel_distance(
+        real.sample, fake.sample, subsets=protocol.kid_subsets, subset_size=size, seed=protocol.seed
+    )
+    facts = _facts(
+        real, fake, extractor, protocol,
+        subsets=protocol.kid_subsets, subset_size=size, features_kept=[len(real.sample), len(fake.sample)],
+    )  # fmt: skip
+    return [Score(score_name("kid", extractor), mean, std, facts)]
+
+
+def _score_prdc(real: Features, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
+    values = prdc(real.sample, fake.sample, k=protocol.prdc_k)
+    kept = [len(real.sample), len(fake.sample)]
+    facts = _facts(real, fake, extractor, protocol, k=protocol.prdc_k, features_kept=kept)
+    return [Score(score_name(name, extractor), value, None, facts) for name, value in values.items()]
+
+
+_SCORERS = {"fid": _score_frechet, "is": _score_inception, "kid": _score_kid, "prdc": _score_prdc}

@@ -1,0 +1,73 @@
+"""Feature extractors by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from genlab.errors import MetricError
+from genlab.metrics.extractors.base import FeatureExtractor
+from genlab.registry import nearest
+
+EXTRACTORS = {
+    "inception": "FID's Inception network; needs pytorch-fid's weights (--inception-weights or a download)",
+    "classifier": "small CNN trained on the set's classes, cached; offline default of sets with classes",
+    "rotation": "small CNN trained to tell rotations apart, cached; offline default of sets without classes",
+    "pixels": "grey 8x8 pixels, no network; for checks",
+}
+
+__all__ = ["EXTRACTORS", "FeatureExtractor", "resolve"]
+
+
+def resolve(
+    name: str = "auto",
+    *,
+    train: Any | None = None,
+    held_out: Any | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    dims: int = 2048,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> FeatureExtractor:
+    """The feature extractor called `name`.
+
+    Args:
+        name: "inception", "classifier", "rotation", "pixels", or "auto": "classifier" for a data set with classes,
+            "rotation" for one without.
+        train: ImageDataset that classifier and rotation learn from, on the first use of that data.
+        held_out: ImageDataset that their accuracy is measured on.
+        weights: Inception's file.
+        dims: Inception's feature length, 64, 192, 768 or 2048.
+        device: where the extractor runs.
+        seed: of training.
+        progress: called with (what, done, total) while training.
+
+    Raises:
+        MetricError: an unknown name, or what the extractor needs is missing.
+    """
+    if name not in EXTRACTORS and name != "auto":
+        guess = nearest(name, [*EXTRACTORS, "auto"])
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise MetricError(f"extractor: expected one of auto, {', '.join(EXTRACTORS)}, got {name!r}{hint}")
+    if name == "inception":
+        from genlab.metrics.extractors.inception import InceptionExtractor
+
+        return InceptionExtractor(weights, dims=dims, device=device)
+    if name == "pixels":
+        from genlab.metrics.extractors.pixels import PixelExtractor
+
+        return PixelExtractor(device=device)
+    if train is None:
+        raise MetricError(
+            f"extractor {name!r}: expected a data set to learn from, got none; name one, or use 'inception' with "
+            "--inception-weights PATH"
+        )
+    from genlab.metrics.extractors.trained import classifier_extractor, rotation_extractor
+
+    labelled = train.kind == "images" and bool(train.num_classes)
+    make = classifier_extractor if name == "classifier" or (name == "auto" and labelled) else rotation_extractor
+    return make(train, held_out, device=device, seed=seed, progress=progress)
