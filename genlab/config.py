@@ -43,7 +43,8 @@ class DataConfig(Section):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
     batch_size: int = Field(128, ge=1, description="samples of one optimiser step, over all processes together")
     workers: int = Field(0, ge=0, le=64, description="loader processes for sets that are read from files")
-    limit: int | None = Field(None, ge=1, description="use only the first so many samples of the split")
+    limit: int | None = Field(None, ge=1, description="use only so many samples of the split, evenly spaced")
+    holdout: float = Field(0.1, ge=0, le=0.5, description="share of a folder without test part that is kept for testing")
     classes: list[int | str] | None = Field(None, description="keep only these classes (names or numbers)")
     flip: bool = Field(False, description="mirror left-right with probability one half")
     jitter: int | None = Field(None, ge=1, description="resize to this size, then crop image_size at random")

@@ -1,0 +1,32 @@
+"""Data sets by name, and the streams that feed them to training and evaluation.
+
+`build(config, split)` gives an `ImageDataset`; `BatchStream` draws training batches from it, `iterate` passes over it once
+in order. Samples are float32 in [-1, 1], (C, H, W). `check(path)` reports everything that is wrong with a folder or
+archive of images. To add a set: one file with a builder under `@register`, imported below.
+"""
+
+from genlab.data import cifar, digits, drawn, folders, idx, large_sets, pairs, points  # noqa: F401  (fills the catalogue)
+from genlab.data.base import ImageDataset, require_labels
+from genlab.data.catalogue import DATASETS, DatasetRow, build, describe, register
+from genlab.data.checking import CheckReport, Finding, check
+from genlab.data.decoding import decode_image
+from genlab.data.files import FileTree, open_tree
+from genlab.data.stream import BatchStream, iterate
+
+__all__ = [
+    "DATASETS",
+    "BatchStream",
+    "CheckReport",
+    "DatasetRow",
+    "FileTree",
+    "Finding",
+    "ImageDataset",
+    "build",
+    "check",
+    "decode_image",
+    "describe",
+    "iterate",
+    "open_tree",
+    "register",
+    "require_labels",
+]
