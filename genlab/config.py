@@ -116,6 +116,7 @@ class TrainConfig(Section):
     sample_count: int = Field(64, ge=1, le=1024, description="pictures in a sample grid")
     checkpoint_every: int = Field(500, ge=1)
     keep_last: int = Field(3, ge=1, description="checkpoints kept beside the best one")
+    tensorboard: bool = Field(True, description="write curves for TensorBoard beside log.jsonl")
     on_nan: Literal["stop", "rollback"] = Field("stop", description="a loss that is not finite: stop, or go back")
     max_rollbacks: int = Field(3, ge=1, description="how often `rollback` goes back before it stops")
     deterministic: bool = Field(True, description="only operations that give the same bits again")

@@ -1,0 +1,84 @@
+"""Adversarial losses by name: pure functions of logits, usable by any GAN trainer.
+
+A logit is the discriminator's (or critic's) output before any sigmoid. Logits may have any shape - one number per image,
+or a map of patches - and are averaged over all elements. Half-precision logits are reduced in float32. Written with
+softplus(x) = log(1 + exp(x)), because -log sigmoid(x) = softplus(-x) stays finite where log(sigmoid(x)) does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genlab.registry import Registry
+
+
+class AdversarialLoss(NamedTuple):
+    """The two sides of one game; both are minimised.
+
+    Attributes:
+        discriminator_loss: (real_logits, fake_logits) -> 0-d tensor.
+        generator_loss: (fake_logits) -> 0-d tensor.
+    """
+
+    discriminator_loss: Callable[[Tensor, Tensor], Tensor]
+    generator_loss: Callable[[Tensor], Tensor]
+
+
+ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def bce_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-E[log D(x)] - E[log(1 - D(G(z)))], D = sigmoid(logit) (Goodfellow et al. 2014, equation 1)."""
+    return F.softplus(-_full_precision(real_logits)).mean() + F.softplus(_full_precision(fake_logits)).mean()
+
+
+def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-E[log D(G(z))]: strong gradients where the discriminator wins (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-_full_precision(fake_logits)).mean()
+
+
+def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
+    """E[log(1 - D(G(z)))], the generator's side of the zero-sum game (Goodfellow et al. 2014, equation 1)."""
+    return -F.softplus(_full_precision(fake_logits)).mean()
+
+
+def lsgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """1/2 E[(D(x) - 1)^2] + 1/2 E[D(G(z))^2] (Mao et al. 2017, equation 9: a = 0, b = 1)."""
+    real, fake = _full_precision(real_logits), _full_precision(fake_logits)
+    return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
+
+
+def lsgan_generator_loss(fake_logits: Tensor) -> Tensor:
+    """1/2 E[(D(G(z)) - 1)^2] (Mao et al. 2017, equation 9: c = 1)."""
+    return 0.5 * (_full_precision(fake_logits) - 1).square().mean()
+
+
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (Lim and Ye 2017; Miyato et al. 2018, equation 16)."""
+    return F.relu(1 - _full_precision(real_logits)).mean() + F.relu(1 + _full_precision(fake_logits)).mean()
+
+
+def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E[f(G(z))] - E[f(x)]: minus the critic's estimate of the distance (Arjovsky et al. 2017, equation 2)."""
+    return _full_precision(fake_logits).mean() - _full_precision(real_logits).mean()
+
+
+def negative_mean_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-E[f(G(z))] (Arjovsky et al. 2017, algorithm 1; Miyato et al. 2018, equation 17)."""
+    return -_full_precision(fake_logits).mean()
+
+
+ADVERSARIAL_LOSSES.register("non_saturating")(AdversarialLoss(bce_discriminator_loss, non_saturating_generator_loss))
+ADVERSARIAL_LOSSES.register("minimax")(AdversarialLoss(bce_discriminator_loss, minimax_generator_loss))
+ADVERSARIAL_LOSSES.register("lsgan")(AdversarialLoss(lsgan_discriminator_loss, lsgan_generator_loss))
+ADVERSARIAL_LOSSES.register("hinge")(AdversarialLoss(hinge_discriminator_loss, negative_mean_generator_loss))
+ADVERSARIAL_LOSSES.register("wasserstein")(AdversarialLoss(wasserstein_discriminator_loss, negative_mean_generator_loss))

@@ -1,0 +1,15 @@
+"""Algorithms by name, and the function that trains them."""
+
+from __future__ import annotations
+
+from genlab.registry import Registry
+from genlab.trainers.base import Trainer
+from genlab.trainers.callbacks import Callback
+from genlab.trainers.data_spec import DataSpec
+from genlab.trainers.dcgan import DcganTrainer
+from genlab.trainers.training import TrainResult, train
+
+ALGORITHMS: Registry[type[Trainer]] = Registry("algorithm")
+ALGORITHMS.register("dcgan")(DcganTrainer)
+
+__all__ = ["ALGORITHMS", "Callback", "DataSpec", "TrainResult", "Trainer", "train"]

@@ -1,0 +1,349 @@
+"""The training loop that all algorithms share: data, logs, samples, scores, checkpoints and faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genlab.checkpoint import (
+    BEST_NAME,
+    Checkpoint,
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+    mark_best,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from genlab.errors import RunError
+from genlab.images import save_grid
+from genlab.runs import Interrupted, RunDirectory, reporting_write_errors
+from genlab.seeding import generator, preserved_rng
+from genlab.trainers.base import Batch, Trainer
+from genlab.trainers.callbacks import Callback
+from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
+from genlab.trainers.guard import MetricWindow
+from genlab.trainers.resuming import environment_facts
+from genlab.trainers.signals import SignalWatch
+from genlab.trainers.state import capture_state, restore_state
+
+
+@dataclass
+class Progress:
+    """What the loop remembers beside the trainer; part of every checkpoint.
+
+    Attributes:
+        seconds: time spent in earlier processes of this run.
+        skipped: numbers of the batches that `on_nan: rollback` leaves out.
+        rollbacks: how often it went back.
+        last_scores: rows of the last evaluation.
+        best: {"step", "name", "value"} of the best score so far, with the "scores" of that evaluation.
+    """
+
+    seconds: float = 0.0
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+    last_scores: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+class Loop:
+    """Runs a trainer to `train.steps` inside a run directory.
+
+    Args:
+        trainer: freshly built.
+        stream: a `genlab.data.BatchStream`.
+        run: the run directory on rank 0, None on the others.
+        evaluator: scores the trainer; None takes no scores.
+        callbacks: told of everything that happens.
+        signals: says whether somebody asked to stop.
+        dataset_fingerprint: identity of the training samples, kept in checkpoints.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        stream: Any,
+        run: RunDirectory | None,
+        *,
+        evaluator: Evaluator | None = None,
+        callbacks: Sequence[Callback] = (),
+        signals: SignalWatch | None = None,
+        dataset_fingerprint: str | None = None,
+    ) -> None:
+        self.trainer, self.stream, self.run = trainer, stream, run
+        self.config = trainer.config
+        self.distributed = trainer.distributed
+        self.window = MetricWindow(trainer.device)
+        self.progress = Progress()
+        self.last_checkpoint: Path | None = None
+        self._evaluator = evaluator
+        self._callbacks = callbacks if run is not None else ()
+        self._signals = signals or SignalWatch()
+        self._fingerprint = dataset_fingerprint
+        self._started = time.monotonic()
+        self._rate_mark = (self._started, 0)
+
+    # The whole.
+
+    def fit(self) -> None:
+        """Trains until `train.steps`, or raises.
+
+        Raises:
+            Interrupted: a signal arrived; the checkpoint of the last step is on the disk.
+            RunError: a loss that is not finite, or a file that cannot be written; the last checkpoint is whole.
+        """
+        trainer, total = self.trainer, self.config.train.steps
+        self._started = time.monotonic()
+        self._rate_mark = (self._started, trainer.step)
+        self._tell("on_start", trainer, self.run.path if self.run else None, total)
+        try:
+            if self.distributed.gather(self.last_checkpoint)[0] is None:
+                self._log({"event": "environment", **environment_facts(trainer.device), **trainer.batch_description()})
+                self.save()  # from here on there is always something to resume from
+            while trainer.step < total:
+                numbers, batches = self._next_batches()
+                metrics = trainer.advance(*batches)
+                self.window.add(trainer.step, metrics, numbers)
+                self._after_step(last=trainer.step >= total)
+            self._finish()
+        finally:
+            self._tell("on_end", trainer)
+
+    def _after_step(self, last: bool) -> None:
+        step, train = self.trainer.step, self.config.train
+        signum = self._signals.agreed(self.distributed)
+        log_due = step % train.log_every == 0 or last
+        sample_due = step % train.sample_every == 0 or last
+        score_due = self._evaluator is not None and not last and _divides(self.config.evaluate.every, step)
+        save_due = step % train.checkpoint_every == 0 or last or score_due or signum is not None
+        # On a GPU reading the losses waits for it: only where something is written anyway.
+        if (log_due or sample_due or save_due or self.trainer.device.type == "cpu") and self._rolled_back():
+            return
+        metrics = self._log_interval() if log_due else None
+        self._tell("on_step", step, metrics)
+        if sample_due:
+            self.draw_samples()
+        if score_due and signum is None:
+            self.evaluate()
+        if save_due:
+            self.save()
+        self._stop_if(signum)
+
+    def _finish(self) -> None:
+        """The last evaluation, after the last checkpoint is safe; a resumed run makes up for a missed one."""
+        scored = any(row["step"] == self.trainer.step for row in self.progress.last_scores)
+        if self._evaluator is not None and not self.distributed.gather(scored)[0]:
+            self.evaluate()
+            self._stop_if(self._signals.agreed(self.distributed))
+            self.save()
+
+    def _stop_if(self, signum: int | None) -> None:
+        if signum is not None:
+            raise Interrupted(signum, self.last_checkpoint or Path())
+
+    # Data.
+
+    def _next_batches(self) -> tuple[list[int], list[Batch]]:
+        """The batches of one step with their numbers in the stream; batches that a rollback condemned are left out."""
+        numbers, batches = [], []
+        while len(batches) < self.trainer.batches_per_step:
+            number = self.stream.state_dict()["batches_consumed"]
+            batch = next(self.stream)
+            if number not in self.progress.skipped:
+                numbers.append(number)
+                batches.append(batch)
+        return numbers, batches
+
+    # Output.
+
+    def _tell(self, event: str, *arguments: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, event)(*arguments)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        if self.run is not None:
+            self.run.log.append(row)
+            if "event" in row:
+                self._tell("on_event", row)
+
+    def _seconds(self) -> float:
+        return self.progress.seconds + time.monotonic() - self._started
+
+    def _log_interval(self) -> dict[str, float]:
+        step, metrics = self.trainer.step, self.window.averages(self.distributed)
+        images = step * self.config.data.batch_size * self.trainer.batches_per_step
+        now, (since, then) = time.monotonic(), self._rate_mark
+        rate = (step - then) * self.config.data.batch_size * self.trainer.batches_per_step / max(now - since, 1e-9)
+        self._rate_mark = (now, step)
+        values = {**metrics, "learning_rate": self.trainer.learning_rate, "images_per_second": round(rate, 2)}
+        self._log({"step": step, "time": round(self._seconds(), 3), "images": images, **values})
+        if self.run is not None and self.config.train.tensorboard:
+            self.run.add_scalars(step, values)
+        return values
+
+    def draw_samples(self) -> Path | None:
+        """Writes the grid of the fixed z; every process may call it, rank 0 draws."""
+        if self.run is None:
+            return None
+        path = self.run.sample_path(self.trainer.step)
+        with preserved_rng(self.trainer.device):
+            images = self.trainer.sample(self.config.train.sample_count, generator(self.config.seed, "samples"))
+        with reporting_write_errors(path):
+            save_grid(images, path)
+        self._tell("on_samples", self.trainer.step, path)
+        return path
+
+    def evaluate(self) -> None:
+        """Scores the trainer on rank 0 and notes whether this step is the best so far; the other processes wait."""
+        self.distributed.on_main(self._evaluate_here)
+
+    def _evaluate_here(self) -> None:
+        assert self.run is not None and self._evaluator is not None
+        step = self.trainer.step
+        try:
+            with preserved_rng(self.trainer.device):
+                scores = list(self._evaluator(self.trainer, step))
+        except EvaluationStopped:
+            return
+        rows = [{"step": step, "checkpoint": checkpoint_name(step), **score.to_json()} for score in scores]
+        for row in rows:
+            self.run.metrics.append(row)
+        self.progress.last_scores = rows
+        chosen = selecting_score(scores, self.config.evaluate.select)
+        if chosen is not None and self._is_better(chosen):
+            self.progress.best = {"step": step, "name": chosen.name, "value": chosen.value, "scores": rows}
+        if self.config.train.tensorboard:
+            self.run.add_scalars(step, {score.name: score.value for score in scores})
+        self._tell("on_scores", step, scores)
+
+    def _is_better(self, score: Any) -> bool:
+        best = self.progress.best
+        if best is None or best["name"] != score.name:
+            return True
+        return score.value > best["value"] if score.higher_is_better else score.value < best["value"]
+
+    # Checkpoints.
+
+    def save(self) -> None:
+        """Writes the checkpoint of this step; every process must call it.
+
+        Raises:
+            RunError: it cannot be written; the ones before are whole.
+        """
+        tensors, plain = capture_state(self.trainer)
+        sums, counts = self.window.state_dict()
+        tensors.update({f"window/{name}": value for name, value in sums.items()})
+        state = {
+            **plain,
+            "algorithm": self.config.algorithm,
+            "config": self.config.model_dump(mode="json"),
+            "data": self.trainer.data.to_dict(),
+            "dataset_fingerprint": self._fingerprint,
+            "stream": self.stream.state_dict(),
+            "window_counts": counts,
+            "progress": {**asdict(self.progress), "seconds": self._seconds()},
+            "versions": _versions(),
+        }
+        self.distributed.on_main(lambda: self._write(tensors, state))
+
+    def _write(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        assert self.run is not None
+        path = self.run.checkpoints / checkpoint_name(self.trainer.step)
+        save_checkpoint(path, tensors, state)
+        if self.progress.best is not None and self.progress.best["step"] == self.trainer.step:
+            mark_best(path)
+        prune_checkpoints(self.run.checkpoints, self.config.train.keep_last)
+        self.last_checkpoint = path
+        self._tell("on_checkpoint", self.trainer.step, path)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continues from a checkpoint: trainer, data position, unfinished averages, scores."""
+        state = checkpoint.state
+        restore_state(self.trainer, checkpoint.tensors, state, str(checkpoint.path))
+        self.stream.load_state_dict(state["stream"])
+        prefix = "window/"
+        sums = {key[len(prefix) :]: value for key, value in checkpoint.tensors.items() if key.startswith(prefix)}
+        self.window.load_state_dict(sums, state["window_counts"])
+        self.progress = Progress(**state["progress"])
+        self.last_checkpoint = checkpoint.path
+
+    def resume(self, checkpoint: Checkpoint, same_run: bool) -> None:
+        """Continues a run in its own directory, or a checkpoint of another run in a new one."""
+        self.restore(checkpoint)
+        event = {"event": "resume", "step": self.trainer.step, "checkpoint": checkpoint.path.name}
+        if same_run:
+            self.rewind_run()
+        else:
+            self.progress.best = None
+            self.last_checkpoint = None  # so that `fit` writes one into this directory first
+        self._log(event)
+
+    def rewind_run(self) -> None:
+        """Brings the run directory back to the trainer's step: logs, pictures, checkpoints and the best one.
+
+        A kill may have come between writing the best checkpoint and marking it, and a run that is continued from an
+        earlier checkpoint leaves a future behind that it will write again.
+        """
+        if self.run is None:
+            return
+        self.run.rewind(self.trainer.step)
+        numbered = dict(list_checkpoints(self.run.checkpoints))
+        best, best_step = self.run.checkpoints / BEST_NAME, (self.progress.best or {}).get("step")
+        if best_step in numbered:
+            if not (best.exists() and best.samefile(numbered[best_step])):
+                mark_best(numbered[best_step])
+        elif best.exists() and load_checkpoint(best).step != best_step:
+            best.unlink()
+
+    # Faults.
+
+    def _rolled_back(self) -> bool:
+        """Whether a value was not finite and the run went back to its last checkpoint.
+
+        Raises:
+            RunError: it was not, and `on_nan` says stop or `max_rollbacks` is spent.
+        """
+        fault = self.window.first_fault(self.distributed)
+        if fault is None:
+            return False
+        step, batches, names = fault
+        source = self.distributed.gather(self.last_checkpoint)[0]
+        where = f"step {step}, batch {', '.join(map(str, batches))}: {', '.join(names)}: expected a finite number, got NaN or Inf"
+        train = self.config.train
+        if train.on_nan == "stop":
+            raise RunError(
+                f"{where}. The checkpoint {source} is whole: lower the learning rate, or continue with "
+                "train.on_nan=rollback, which leaves the batch out"
+            )
+        if self.progress.rollbacks >= train.max_rollbacks:
+            raise RunError(
+                f"{where}, after {self.progress.rollbacks} rollbacks (train.max_rollbacks). The checkpoint {source} is "
+                "whole: lower the learning rate"
+            )
+        skipped, rollbacks = sorted({*self.progress.skipped, *batches}), self.progress.rollbacks + 1
+        seconds = self._seconds()
+        self.restore(load_checkpoint(source))
+        self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
+        self.progress.seconds, self._started = seconds, time.monotonic()
+        self._rate_mark = (self._started, self.trainer.step)
+        self.rewind_run()
+        event = {"event": "rollback", "step": self.trainer.step, "fault_step": step}
+        self._log({**event, "batches": list(batches), "metrics": names})
+        return True
+
+
+def _divides(interval: int | None, step: int) -> bool:
+    return interval is not None and step % interval == 0
+
+
+def _versions() -> dict[str, str]:
+    from genlab import __version__
+
+    return {"genlab": __version__, "torch": torch.__version__}

@@ -1,0 +1,43 @@
+"""One optimiser update made of one or several micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Update:
+    """Sums the gradients of micro-batches so that they are those of the whole batch, and averages what is logged.
+
+    Args:
+        scaler: multiplies float16 losses so that small gradients survive.
+        micro_batch_count: parts that the local batch is cut into.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler, micro_batch_count: int) -> None:
+        self._scaler = scaler
+        self._count = micro_batch_count
+        self._sums: dict[str, Tensor] = {}
+
+    def micro_batches(self, *values: Tensor | None) -> Iterator[tuple[Any, ...]]:
+        """Cuts each tensor along its first dimension into equal parts and yields the parts together; None stays None."""
+        parts = [[None] * self._count if value is None else value.chunk(self._count) for value in values]
+        yield from zip(*parts)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a micro-batch's mean loss, weighted so that the sum is that of the whole batch's mean."""
+        self._scaler.scale(loss / self._count if self._count > 1 else loss).backward()
+
+    def record(self, **values: Tensor) -> None:
+        """Values to log, averaged over the micro-batches; call once in each."""
+        for name, value in values.items():
+            share = value.detach().float() / self._count
+            self._sums[name] = self._sums[name] + share if name in self._sums else share
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """name -> 0-d tensor on the device."""
+        return dict(self._sums)
