@@ -13,8 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from genlab.build import METADATA_NAME
+
 BUILD_COMMAND = "genlab build"
-METADATA_NAME = "_C_build.json"
 
 _module: ModuleType | None = None
 _failure: str | None = None
@@ -42,10 +43,13 @@ def load() -> ModuleType | None:
     if importlib.util.find_spec("genlab._C") is None:
         _failure = f"genlab._C is not built; run `{BUILD_COMMAND}`"
         return None
+    if (mismatch := _mismatch()) is not None:
+        _failure = f"genlab._C does not fit: {mismatch}; run `{BUILD_COMMAND}`"
+        return None
     try:
         module = importlib.import_module("genlab._C")
     except (ImportError, OSError) as error:
-        _failure = f"genlab._C does not load: {_first_line(error)} ({_built_for()}); run `{BUILD_COMMAND} --force`"
+        _failure = f"genlab._C does not load: {_first_line(error)} ({_versions()}); run `{BUILD_COMMAND} --force`"
         return None
     from genlab.ops import conv_native
 
@@ -98,13 +102,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _built_for() -> str:
+def _mismatch() -> str | None:
+    """The library is good for the torch it was built with and no other: loading it elsewhere can crash."""
+    import torch
+
+    built_for = metadata().get("torch")
+    return None if built_for in (None, torch.__version__) else _versions()
+
+
+def _versions() -> str:
     import torch
 
     facts = metadata()
+    have = f"this is torch {torch.__version__} with CUDA {torch.version.cuda}"
     if not facts:
-        return f"no build metadata; this is torch {torch.__version__}"
-    return (
-        f"built for torch {facts.get('torch')} with CUDA {facts.get('cuda')}, "
-        f"this is torch {torch.__version__} with CUDA {torch.version.cuda}"
-    )
+        return f"no build metadata, {have}"
+    return f"built for torch {facts.get('torch')} with CUDA {facts.get('cuda')}, {have}"

@@ -1,0 +1,310 @@
+// Convolution on the CPU as blocked matrix products over gathered operands (gathered_product.h); fp32 sums for bfloat16.
+#include "cpu/conv2d.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "cpu/gathered_product.h"
+#include "kernels/common/conv_index.h"
+
+namespace genlab::cpu {
+namespace {
+
+template <typename Body>
+void with_cpu_dtype(const char* op, DType dtype, Body body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kFloat64:
+      return body(double{});
+    case DType::kBFloat16:
+      return body(BFloat16{});
+    case DType::kFloat16:
+      break;
+  }
+  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
+}
+
+// Adds the bias of `channel`, applies the activation and writes one element.
+template <typename T>
+struct Finish {
+  using A = Accumulate<T>;
+  T* data;
+  const int64_t* stride;  // of [n, channel, row, column]
+  const T* bias;          // null for none
+  Activation activation;
+  A negative_slope;
+
+  void operator()(int64_t n, int64_t channel, int64_t row, int64_t column, A sum) const {
+    if (bias != nullptr) sum += widen(bias[channel]);
+    data[n * stride[0] + channel * stride[1] + row * stride[2] + column * stride[3]] =
+        narrow<T>(activate<A>(activation, sum, negative_slope));
+  }
+};
+
+std::vector<Tap> all_taps(const Conv2dGeometry& g) {
+  std::vector<Tap> taps;
+  for (int64_t r = 0; r < g.kh; ++r) {
+    for (int64_t s = 0; s < g.kw; ++s) taps.push_back(Tap{r, s});
+  }
+  return taps;
+}
+
+template <typename T>
+void forward(const Conv2dForwardParams& p, const ParallelFor& parallel_for) {
+  const Conv2dGeometry& g = p.geometry;
+  const GatheredProduct<T> product{g.groups, g.c_out / g.groups, g.c_in / g.groups, all_taps(g), g.n, g.h_out, g.w_out,
+                                   static_cast<const T*>(p.input), p.input_stride[1]};
+  const T* weight = static_cast<const T*>(p.weight);
+  const auto packed = pack_rows<T>(
+      product,
+      [&](int64_t group, int64_t row, int64_t channel, Tap tap) {
+        return widen(weight[(group * product.rows + row) * p.weight_stride[0] + channel * p.weight_stride[1] +
+                            tap.r * p.weight_stride[2] + tap.s * p.weight_stride[3]]);
+      },
+      parallel_for);
+  const Finish<T> finish{static_cast<T*>(p.output), p.output_stride, static_cast<const T*>(p.bias), p.activation,
+                         static_cast<Accumulate<T>>(p.negative_slope)};
+  run_gathered_product<T>(
+      product, packed,
+      [&](Tap tap, const Pixel& pixel) -> int64_t {
+        const int64_t h =
+            resolve_index(source_index(pixel.row, tap.r, g.stride_h, g.padding_h, g.dilation_h), g.h, g.reflect);
+        const int64_t w =
+            resolve_index(source_index(pixel.column, tap.s, g.stride_w, g.padding_w, g.dilation_w), g.w, g.reflect);
+        if (h < 0 || w < 0) return -1;
+        return pixel.n * p.input_stride[0] + h * p.input_stride[2] + w * p.input_stride[3];
+      },
+      [&](int64_t channel, const Pixel& pixel, Accumulate<T> sum) {
+        finish(pixel.n, channel, pixel.row, pixel.column, sum);
+      },
+      parallel_for);
+}
+
+// One sub-pixel phase along one axis: the input positions first, first + stride, ... and the taps that reach them.
+struct Phase {
+  int64_t first, count;
+  std::vector<int64_t> taps;
+};
+
+std::vector<Phase> phases(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
+  const int64_t step = tap_step(stride, dilation);
+  std::vector<Phase> found;
+  for (int64_t first = 0; first < std::min(stride, size); ++first) {
+    Phase phase{first, ceil_div(size - first, stride), {}};
+    const int64_t tap = first_tap(first + padding, stride, dilation, step);
+    for (int64_t r = tap; tap >= 0 && r < kernel; r += step) phase.taps.push_back(r);
+    found.push_back(std::move(phase));
+  }
+  return found;
+}
+
+// store(n, channel, row, column, sum) takes each element of the gradient. Zero padding only.
+template <typename T, typename Store>
+void backward_input_phases(
+    const Conv2dBackwardInputParams& p, const Conv2dGeometry& g, const Store& store, const ParallelFor& parallel_for) {
+  const T* weight = static_cast<const T*>(p.weight);
+  const int64_t group_out = g.c_out / g.groups;
+  for (const Phase& rows : phases(g.h, g.kh, g.stride_h, g.padding_h, g.dilation_h)) {
+    for (const Phase& columns : phases(g.w, g.kw, g.stride_w, g.padding_w, g.dilation_w)) {
+      GatheredProduct<T> product{g.groups, g.c_in / g.groups, group_out, {}, g.n, rows.count, columns.count,
+                                 static_cast<const T*>(p.grad_output), p.grad_output_stride[1]};
+      for (const int64_t r : rows.taps) {
+        for (const int64_t s : columns.taps) product.taps.push_back(Tap{r, s});
+      }
+      const auto packed = pack_rows<T>(
+          product,
+          [&](int64_t group, int64_t row, int64_t channel, Tap tap) {
+            return widen(weight[(group * group_out + channel) * p.weight_stride[0] + row * p.weight_stride[1] +
+                                tap.r * p.weight_stride[2] + tap.s * p.weight_stride[3]]);
+          },
+          parallel_for);
+      run_gathered_product<T>(
+          product, packed,
+          [&](Tap tap, const Pixel& pixel) -> int64_t {
+            const int64_t h = rows.first + pixel.row * g.stride_h + g.padding_h - tap.r * g.dilation_h;
+            const int64_t w = columns.first + pixel.column * g.stride_w + g.padding_w - tap.s * g.dilation_w;
+            if (h < 0 || w < 0 || h / g.stride_h >= g.h_out || w / g.stride_w >= g.w_out) return -1;
+            return pixel.n * p.grad_output_stride[0] + h / g.stride_h * p.grad_output_stride[2] +
+                   w / g.stride_w * p.grad_output_stride[3];
+          },
+          [&](int64_t channel, const Pixel& pixel, Accumulate<T> sum) {
+            store(pixel.n, channel, rows.first + pixel.row * g.stride_h, columns.first + pixel.column * g.stride_w, sum);
+          },
+          parallel_for);
+    }
+  }
+}
+
+template <typename T>
+void backward_input(const Conv2dBackwardInputParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Conv2dGeometry& g = p.geometry;
+  const Finish<T> finish{static_cast<T*>(p.grad_input), p.grad_input_stride, static_cast<const T*>(p.bias), p.activation,
+                         static_cast<A>(p.negative_slope)};
+  if (!g.reflect || (g.padding_h == 0 && g.padding_w == 0)) {
+    backward_input_phases<T>(p, g, finish, parallel_for);
+    return;
+  }
+  // Reflect: the gradient of the padded input first, then each element collects its mirror images from it.
+  Conv2dGeometry padded = g;
+  padded.h += 2 * g.padding_h;
+  padded.w += 2 * g.padding_w;
+  padded.padding_h = padded.padding_w = 0;
+  std::vector<A> gradient(g.n * g.c_in * padded.h * padded.w);
+  backward_input_phases<T>(
+      p, padded,
+      [&](int64_t n, int64_t channel, int64_t row, int64_t column, A sum) {
+        gradient[((n * g.c_in + channel) * padded.h + row) * padded.w + column] = sum;
+      },
+      parallel_for);
+  parallel_for(g.n * g.c_in, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const A* source = gradient.data() + plane * padded.h * padded.w;
+      for (int64_t h = 0; h < g.h; ++h) {
+        const PaddedPositions rows = padded_positions(h, g.h, g.padding_h, true);
+        for (int64_t w = 0; w < g.w; ++w) {
+          const PaddedPositions columns = padded_positions(w, g.w, g.padding_w, true);
+          A sum = 0;
+          for (int a = 0; a < rows.count; ++a) {
+            for (int b = 0; b < columns.count; ++b) sum += source[rows.position[a] * padded.w + columns.position[b]];
+          }
+          finish(plane / g.c_in, plane % g.c_in, h, w, sum);
+        }
+      }
+    }
+  });
+}
+
+// One piece of the weight gradient: 64 rows (output channels) by 64 columns (input channel and tap) of one group, summed
+// over every pixel of the batch.
+template <typename T>
+void backward_weight_piece(
+    const Conv2dBackwardWeightParams& p, int64_t group, int64_t first_row, int64_t first_column,
+    const std::vector<Tap>& taps) {
+  using A = Accumulate<T>;
+  constexpr int64_t kSide = 64;
+  constexpr int64_t kColumns = kTileColumns<A>;
+  const Conv2dGeometry& g = p.geometry;
+  const int64_t group_in = g.c_in / g.groups, group_out = g.c_out / g.groups;
+  const int64_t tap_count = static_cast<int64_t>(taps.size());
+  const int64_t rows = std::min(kSide, group_out - first_row);
+  const int64_t columns = std::min(kSide, group_in * tap_count - first_column);
+  const int64_t pixels = g.n * g.h_out * g.w_out;
+  const T* grad_output = static_cast<const T*>(p.grad_output);
+  const T* input = static_cast<const T*>(p.input);
+  const TileProduct<A> tile_product = tile_product_for_this_machine<A>();
+
+  std::vector<A> left(kSide * kBlockDepth), right(kSide * kBlockDepth), sums(kSide * kSide, A(0));
+  std::vector<int64_t> offsets(tap_count * kBlockDepth);
+  Pixel at[kBlockDepth];
+  for (int64_t first_pixel = 0; first_pixel < pixels; first_pixel += kBlockDepth) {
+    const int64_t depth = std::min(kBlockDepth, pixels - first_pixel);
+    for (int64_t d = 0; d < depth; ++d) {
+      const int64_t flat = first_pixel + d;
+      at[d] = Pixel{flat / (g.h_out * g.w_out), flat / g.w_out % g.h_out, flat % g.w_out};
+    }
+    std::fill(left.begin(), left.end(), A(0));
+    for (int64_t i = 0; i < rows; ++i) {
+      const T* channel = grad_output + (group * group_out + first_row + i) * p.grad_output_stride[1];
+      A* to = left.data() + i / kTileRows * kTileRows * depth + i % kTileRows;
+      for (int64_t d = 0; d < depth; ++d) {
+        to[d * kTileRows] = widen(channel[at[d].n * p.grad_output_stride[0] + at[d].row * p.grad_output_stride[2] +
+                                          at[d].column * p.grad_output_stride[3]]);
+      }
+    }
+    for (int64_t t = 0; t < std::min(tap_count, columns); ++t) {
+      const int64_t index = (first_column + t) % tap_count;
+      const Tap tap = taps[index];
+      for (int64_t d = 0; d < depth; ++d) {
+        const int64_t h =
+            resolve_index(source_index(at[d].row, tap.r, g.stride_h, g.padding_h, g.dilation_h), g.h, g.reflect);
+        const int64_t w =
+            resolve_index(source_index(at[d].column, tap.s, g.stride_w, g.padding_w, g.dilation_w), g.w, g.reflect);
+        offsets[index * kBlockDepth + d] =
+            h < 0 || w < 0 ? -1 : at[d].n * p.input_stride[0] + h * p.input_stride[2] + w * p.input_stride[3];
+      }
+    }
+    std::fill(right.begin(), right.end(), A(0));
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t column = first_column + j;
+      const T* channel = input + (group * group_in + column / tap_count) * p.input_stride[1];
+      const int64_t* from = offsets.data() + column % tap_count * kBlockDepth;
+      A* to = right.data() + j / kColumns * kColumns * depth + j % kColumns;
+      for (int64_t d = 0; d < depth; ++d) to[d * kColumns] = from[d] < 0 ? A(0) : widen(channel[from[d]]);
+    }
+    multiply_block<A>(tile_product, rows, ceil_div(columns, kColumns) * kColumns, depth, left.data(), depth, right.data(),
+                      sums.data(), kSide);
+  }
+  T* grad_weight = static_cast<T*>(p.grad_weight);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t column = first_column + j;
+      const Tap tap = taps[column % tap_count];
+      grad_weight[(group * group_out + first_row + i) * p.grad_weight_stride[0] +
+                  column / tap_count * p.grad_weight_stride[1] + tap.r * p.grad_weight_stride[2] +
+                  tap.s * p.grad_weight_stride[3]] = narrow<T>(sums[i * kSide + j]);
+    }
+  }
+}
+
+template <typename T>
+void backward_bias(const Conv2dBackwardWeightParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Conv2dGeometry& g = p.geometry;
+  parallel_for(g.c_out, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      A sum = 0;
+      for (int64_t n = 0; n < g.n; ++n) {
+        A image_sum = 0;
+        for (int64_t row = 0; row < g.h_out; ++row) {
+          const T* line = static_cast<const T*>(p.grad_output) + n * p.grad_output_stride[0] + k * p.grad_output_stride[1] +
+                          row * p.grad_output_stride[2];
+          A row_sum = 0;
+          for (int64_t column = 0; column < g.w_out; ++column) row_sum += widen(line[column * p.grad_output_stride[3]]);
+          image_sum += row_sum;
+        }
+        sum += image_sum;
+      }
+      static_cast<T*>(p.grad_bias)[k] = narrow<T>(sum);
+    }
+  });
+}
+
+template <typename T>
+void backward_weight(const Conv2dBackwardWeightParams& p, const ParallelFor& parallel_for) {
+  constexpr int64_t kSide = 64;
+  const Conv2dGeometry& g = p.geometry;
+  const std::vector<Tap> taps = all_taps(g);
+  const int64_t row_pieces = ceil_div(g.c_out / g.groups, kSide);
+  const int64_t column_pieces = ceil_div(g.c_in / g.groups * static_cast<int64_t>(taps.size()), kSide);
+  parallel_for(g.groups * row_pieces * column_pieces, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      backward_weight_piece<T>(p, item / (row_pieces * column_pieces), item / column_pieces % row_pieces * kSide,
+                               item % column_pieces * kSide, taps);
+    }
+  });
+  if (p.grad_bias != nullptr) backward_bias<T>(p, parallel_for);
+}
+
+}  // namespace
+
+void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parallel_for) {
+  with_cpu_dtype("conv2d", params.geometry.dtype, [&](auto element) {
+    forward<decltype(element)>(params, parallel_for);
+  });
+}
+
+void conv2d_backward_input(const Conv2dBackwardInputParams& params, const ParallelFor& parallel_for) {
+  with_cpu_dtype("conv2d_backward_input", params.geometry.dtype, [&](auto element) {
+    backward_input<decltype(element)>(params, parallel_for);
+  });
+}
+
+void conv2d_backward_weight(const Conv2dBackwardWeightParams& params, const ParallelFor& parallel_for) {
+  with_cpu_dtype("conv2d_backward_weight", params.geometry.dtype, [&](auto element) {
+    backward_weight<decltype(element)>(params, parallel_for);
+  });
+}
+
+}  // namespace genlab::cpu

@@ -1,0 +1,61 @@
+// Under torch.autocast the convolutions run in the autocast dtype, as torch's own do. Weights are cast once per context.
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <string_view>
+
+namespace genlab {
+namespace {
+
+using at::IntArrayRef;
+using at::Tensor;
+
+template <c10::DeviceType device>
+Tensor cast(const Tensor& tensor) {
+  return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
+}
+
+template <c10::DeviceType device>
+std::optional<Tensor> cast(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(cast<device>(*tensor)) : std::nullopt;
+}
+
+template <c10::DeviceType device>
+Tensor conv2d(
+    const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride, IntArrayRef padding,
+    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, std::optional<std::string_view> activation,
+    double negative_slope) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("genlab::conv2d", "").typed<decltype(conv2d<device>)>();
+  return op.call(
+      cast<device>(input), cast<device>(weight), cast<device>(bias), stride, padding, dilation, groups, padding_mode,
+      activation, negative_slope);
+}
+
+template <c10::DeviceType device>
+Tensor conv_transpose2d(
+    const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride, IntArrayRef padding,
+    IntArrayRef output_padding, int64_t groups, IntArrayRef dilation, std::optional<std::string_view> activation,
+    double negative_slope) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("genlab::conv_transpose2d", "").typed<decltype(conv_transpose2d<device>)>();
+  return op.call(
+      cast<device>(input), cast<device>(weight), cast<device>(bias), stride, padding, output_padding, groups, dilation,
+      activation, negative_slope);
+}
+
+}  // namespace
+}  // namespace genlab
+
+TORCH_LIBRARY_IMPL(genlab, AutocastCPU, m) {
+  m.impl("conv2d", TORCH_FN(genlab::conv2d<c10::DeviceType::CPU>));
+  m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CPU>));
+}
+
+TORCH_LIBRARY_IMPL(genlab, AutocastCUDA, m) {
+  m.impl("conv2d", TORCH_FN(genlab::conv2d<c10::DeviceType::CUDA>));
+  m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CUDA>));
+}

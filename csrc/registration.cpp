@@ -1,0 +1,32 @@
+// Every schema of the library, and the Python module that loads it. Tensors go through the dispatcher only; the module
+// itself states build facts.
+#include <pybind11/pybind11.h>
+#include <torch/library.h>
+
+TORCH_LIBRARY(genlab, m) {
+  m.def(
+      "conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, "
+      "str padding_mode, str? activation, float negative_slope) -> Tensor");
+  m.def(
+      "conv2d_backward_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, str padding_mode) -> Tensor");
+  m.def(
+      "conv2d_backward_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, str padding_mode, bool with_bias) -> (Tensor, Tensor)");
+  m.def(
+      "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, "
+      "int groups, int[2] dilation, str? activation, float negative_slope) -> Tensor");
+}
+
+PYBIND11_MODULE(_C, m) {
+#if defined(GENLAB_WITH_CUDA)
+  m.attr("with_cuda") = true;
+#else
+  m.attr("with_cuda") = false;
+#endif
+#if defined(__VERSION__)
+  m.attr("compiler") = __VERSION__;
+#else
+  m.attr("compiler") = "unknown";
+#endif
+}
