@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file that holds a whole run and cannot hold code.
 
-Tensors (networks, averages, optimiser states, generators' states) lie under path-like names; everything else is JSON in the
-file's metadata: format, algorithm, configuration, data spec, step, counters, scores, versions, and a SHA-256 digest of all
-of it, so that a truncated or altered file is told from a whole one. A file appears under its name only when it is complete
-and on the disk: temporary name, fsync, rename, fsync of the folder.
+Tensors (networks, averages, optimiser states, generators' states) lie under path-like names; everything else is JSON
+in the file's metadata: format, algorithm, configuration, data spec, step, counters, scores, versions, and a SHA-256
+digest of all of it, so that a truncated or altered file is told from a whole one. A file appears under its name only
+when it is complete and on the disk: temporary name, fsync, rename, fsync of the folder.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Reads and verifies a checkpoint. Nothing in the file is executed.
 
     Raises:
-        CheckpointError: missing, a pickle, not safetensors, truncated, altered, not of this lab, of another format version.
+        CheckpointError: missing, a pickle, not safetensors, truncated, altered, or of another format version.
     """
     path = Path(path)
     _refuse_other_formats(path)
@@ -165,7 +165,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(str(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"checkpoint {path}: safetensors, but not a checkpoint of genlab; give one that it wrote")
+                raise CheckpointError(f"checkpoint {path}: expected one that genlab wrote, got other safetensors")
             state = _parse_state(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is not iterable)
     except (SafetensorError, OSError) as error:
@@ -173,7 +173,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"checkpoint {path}: truncated or damaged ({' '.join(str(error).split())}); use an earlier checkpoint"
         ) from None
     if _digest(tensors, metadata[_METADATA_KEY]) != metadata.get("sha256"):
-        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 digest does not match); use an earlier checkpoint")
+        raise CheckpointError(f"checkpoint {path}: damaged (its SHA-256 digest does not match); use an earlier one")
     return Checkpoint(tensors, state, path)
 
 
@@ -196,7 +196,7 @@ def _refuse_other_formats(path: Path) -> None:
             "Expected a .safetensors checkpoint of genlab"
         )
     if head[8:9] != b"{":
-        raise CheckpointError(f"checkpoint {path}: expected a .safetensors checkpoint of genlab, got another kind of file")
+        raise CheckpointError(f"checkpoint {path}: expected a .safetensors file of genlab, got another kind of file")
 
 
 def _parse_state(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def find_checkpoint(run_or_file: str | Path, which: Literal["last", "best"] | in
     if which == "last":
         return steps[max(steps)]
     if which == "best":
-        raise CheckpointError(f"run {path}: has no best checkpoint because nothing was evaluated yet; use last or a step")
+        raise CheckpointError(f"run {path}: has no best checkpoint because nothing was evaluated; use last or a step")
     if which not in steps:
         raise CheckpointError(f"run {path}: expected one of the steps {', '.join(map(str, steps))}, got {which}")
     return steps[which]

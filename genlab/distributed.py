@@ -1,9 +1,10 @@
 """Several processes as one: torchrun's environment, gradient averaging, and noise that does not depend on their number.
 
-Gradients are averaged explicitly after backward, in flat buckets, instead of through DistributedDataParallel. DDP reduces
-inside backward and expects one forward and one backward of one wrapped module per step; a GAN step runs the discriminator
-two or three times per backward, takes gradients of gradients, and freezes networks by turns, each of which DDP answers
-with errors or needs a flag for. An explicit average is exact in all of these, for unused and frozen parameters too.
+Gradients are averaged explicitly after backward, in flat buckets, instead of through DistributedDataParallel. DDP
+reduces inside backward and expects one forward and one backward of one wrapped module per step; a GAN step runs the
+discriminator two or three times per backward, takes gradients of gradients, and freezes networks by turns, each of
+which DDP answers with errors or needs a flag for. An explicit average is exact in all of these, for unused and frozen
+parameters too.
 """
 
 from __future__ import annotations
@@ -141,8 +142,8 @@ class Distributed:
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces every gradient by its mean over the processes.
 
-        A loss that is a mean over the local samples then has the gradient of the mean over the global batch. A parameter
-        without a gradient is left out: the processes run the same graph, so it has none on any of them.
+        A loss that is a mean over the local samples then has the gradient of the mean over the global batch. A
+        parameter without a gradient is left out: the processes run the same graph, so it has none on any of them.
         """
         if self.is_alone:
             return
@@ -181,8 +182,8 @@ def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
 class ShardedNoise:
     """Random tensors for the local part of a global batch.
 
-    The whole global batch is drawn from one CPU generator on every process, and each takes the rows of its rank: the noise
-    that a sample gets depends neither on the number of processes nor on the device.
+    The whole global batch is drawn from one CPU generator on every process, and each takes the rows of its rank: the
+    noise that a sample gets depends neither on the number of processes nor on the device.
 
     Args:
         generator: CPU generator, in the same state on every process.

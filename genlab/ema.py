@@ -26,10 +26,10 @@ class EmaConfig(Section):
 class EMA:
     """A copy of `module` whose parameters are the bias-free average of those that the module had after each update.
 
-    With decay b_t the plain recursion a <- b_t a + (1 - b_t) p keeps a share prod(b_t) of the random initial weights. Here
-    the average is divided by the weight that the seen parameters carry (Adam's bias correction, for any sequence of b_t),
-    so after the first update it equals the parameters and the initial weights never count. Buffers (batch statistics) are
-    copied as they are: they are averages already.
+    With decay b_t the plain recursion a <- b_t a + (1 - b_t) p keeps a share prod(b_t) of the random initial weights.
+    Here the average is divided by the weight that the seen parameters carry (Adam's bias correction, for any sequence
+    of b_t), so after the first update it equals the parameters and the initial weights never count. Buffers (batch
+    statistics) are copied as they are: they are averages already.
 
     Args:
         module: the network that is followed.
@@ -66,7 +66,7 @@ class EMA:
         averages = [p for p in self.module.parameters() if p.is_floating_point()]
         current = [p.detach() for p in module.parameters() if p.is_floating_point()]
         torch._foreach_lerp_(averages, current, share)
-        for average, buffer in zip(self.module.buffers(), module.buffers()):
+        for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(buffer)
         self.updates += 1
 

@@ -1,8 +1,9 @@
 """Adversarial losses by name: pure functions of logits, usable by any GAN trainer.
 
-A logit is the discriminator's (or critic's) output before any sigmoid. Logits may have any shape - one number per image,
-or a map of patches - and are averaged over all elements. Half-precision logits are reduced in float32. Written with
-softplus(x) = log(1 + exp(x)), because -log sigmoid(x) = softplus(-x) stays finite where log(sigmoid(x)) does not.
+A logit is the discriminator's (or critic's) output before any sigmoid. Logits may have any shape - one number per
+image, or a map of patches - and are averaged over all elements. Half-precision logits are reduced in float32. Written
+with softplus(x) = log(1 + exp(x)), because -log sigmoid(x) = softplus(-x) stays finite where log(sigmoid(x)) does
+not.
 """
 
 from __future__ import annotations
@@ -81,4 +82,6 @@ ADVERSARIAL_LOSSES.register("non_saturating")(AdversarialLoss(bce_discriminator_
 ADVERSARIAL_LOSSES.register("minimax")(AdversarialLoss(bce_discriminator_loss, minimax_generator_loss))
 ADVERSARIAL_LOSSES.register("lsgan")(AdversarialLoss(lsgan_discriminator_loss, lsgan_generator_loss))
 ADVERSARIAL_LOSSES.register("hinge")(AdversarialLoss(hinge_discriminator_loss, negative_mean_generator_loss))
-ADVERSARIAL_LOSSES.register("wasserstein")(AdversarialLoss(wasserstein_discriminator_loss, negative_mean_generator_loss))
+ADVERSARIAL_LOSSES.register("wasserstein")(
+    AdversarialLoss(wasserstein_discriminator_loss, negative_mean_generator_loss)
+)

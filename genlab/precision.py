@@ -1,7 +1,7 @@
 """Numeric precision of a training step: fp32, or mixed with bfloat16 or float16.
 
-Parameters, gradients, optimiser state, losses and gradient penalties stay float32 in every mode; only the networks' forward
-passes run under autocast.
+Parameters, gradients, optimiser state, losses and gradient penalties stay float32 in every mode; only the networks'
+forward passes run under autocast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Precision:
     def __init__(self, name: str, device: torch.device) -> None:
         if name != "fp32" and name not in _AUTOCAST_DTYPES:
             raise ConfigError(f"train.precision: expected fp32, bf16-mixed or fp16-mixed, got {name!r}")
-        if name == "bf16-mixed" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        wants_bf16 = name == "bf16-mixed" and device.type == "cuda"
+        if wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(
                 f"train.precision: {torch.cuda.get_device_name(device)} has no bfloat16; use fp16-mixed or fp32"
             )

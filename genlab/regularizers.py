@@ -2,8 +2,8 @@
 
 The penalties differentiate the discriminator's output with respect to its input, and are themselves differentiated with
 respect to its weights. They run in float32 outside autocast whatever the precision of the step: the square of a float16
-gradient over- and underflows. Each is a mean over the local samples, so averaging gradients over processes or micro-batches
-gives the penalty of the whole batch.
+gradient over- and underflows. Each is a mean over the local samples, so averaging gradients over processes or
+micro-batches gives the penalty of the whole batch.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, config: 
 def apply_spectral_norm(discriminator: nn.Module) -> nn.Module:
     """Divides every convolution and linear weight by its largest singular value (Miyato et al. 2018, algorithm 1).
 
-    The value is tracked by one power iteration for each training forward. Works in place; weights keep their values under
-    `parametrizations.weight.original` in the state dict.
+    The value is tracked by one power iteration for each training forward. Works in place; weights keep their values
+    under `parametrizations.weight.original` in the state dict.
     """
     for module in discriminator.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and not parametrize.is_parametrized(module):

@@ -143,7 +143,7 @@ class RunDirectory:
         """An existing run directory, locked, with what a killed writer left behind removed."""
         run = cls(Path(path))
         if not run.config_path.exists():
-            raise RunError(f"run directory {run.path}: expected a run (config.yaml), found none; give the folder of a run")
+            raise RunError(f"run directory {run.path}: expected a run (config.yaml), found none")
         run._acquire()
         with reporting_write_errors(run.path):
             for folder in (run.path, run.checkpoints, run.path / "samples"):
@@ -210,7 +210,7 @@ class RunDirectory:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise RunError(f"run directory {self.path}: another process is training in it; wait for it to end") from None
+            raise RunError(f"run directory {self.path}: another process trains in it; wait for its end") from None
         except OSError:
             pass  # a file system without locks; the check for a used directory still stands
         self._lock = lock

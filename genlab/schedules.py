@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions step -> factor.
 
-Nothing is stored: the factor follows from the configuration and the step alone, so a resumed run cannot fall out of step
-with its schedule.
+Nothing is stored: the factor follows from the configuration and the step alone, so a resumed run cannot fall out of
+step with its schedule.
 """
 
 from __future__ import annotations

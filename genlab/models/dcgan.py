@@ -1,7 +1,7 @@
 """DCGAN's networks (Radford, Metz and Chintala 2016, section 3 and figure 1) for 28, 32, 64 and 128 px.
 
-Kernels are 4x4: the paper's 5x5 with stride 2 needs the asymmetric padding of TensorFlow's "same"; the authors' own torch
-code uses 4x4, which halves and doubles exactly with padding 1 on both sides.
+Kernels are 4x4: the paper's 5x5 with stride 2 needs the asymmetric padding of TensorFlow's "same"; the authors' own
+torch code uses 4x4, which halves and doubles exactly with padding 1 on both sides.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class DcganDiscriminator(nn.Module):
         image_size: 28, 32, 64 or 128 px.
         image_channels: channels of the image.
         base_channels: width of the first feature map.
-        batch_norm: False leaves the normalisation out, as a critic with a gradient penalty needs: the penalty is defined
-            for each sample on its own (Gulrajani et al. 2017, section 4).
+        batch_norm: False leaves the normalisation out, as a critic with a gradient penalty needs: the penalty is
+            defined for each sample on its own (Gulrajani et al. 2017, section 4).
 
     Example:
         >>> DcganDiscriminator(32, 3)(torch.randn(8, 3, 32, 32)).shape

@@ -1,7 +1,7 @@
 """What all algorithms share inside one process: networks, optimisers, precision, averaging, noise, sampling and state.
 
-An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and nothing
-else. The loop around it (data, logs, samples, checkpoints) is in `genlab.trainers.loop`.
+An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and
+nothing else. The loop around it (data, logs, samples, checkpoints) is in `genlab.trainers.loop`.
 """
 
 from __future__ import annotations

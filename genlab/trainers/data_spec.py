@@ -1,4 +1,4 @@
-"""What an algorithm needs to know of its data to build networks: kept in checkpoints, so that the data set is not needed."""
+"""What an algorithm needs to know of its data to build networks; kept in checkpoints in place of the data set."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ class DataSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DataSpec:
         """The spec that `to_dict` wrote."""
-        names = values["class_names"]
-        return cls(
-            values["name"], values["kind"], tuple(values["shape"]), values["num_classes"], tuple(names) if names else None
-        )
+        names = tuple(values["class_names"]) if values["class_names"] else None
+        return cls(values["name"], values["kind"], tuple(values["shape"]), values["num_classes"], names)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

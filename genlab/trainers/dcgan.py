@@ -1,6 +1,6 @@
 """DCGAN (Radford, Metz and Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional GANs").
 
-Symbols of the GAN paper (Goodfellow et al. 2014, algorithm 1): x = real, z = z, G(z) = fake, k = gan.discriminator_steps,
+Symbols of the GAN paper (Goodfellow et al. 2014, algorithm 1): x = real, G(z) = fake, k = gan.discriminator_steps,
 m = data.batch_size. As in the authors' code, real and fake images pass the discriminator as separate batches (its batch
 statistics differ), and the fake images of the last discriminator update serve the generator's update too.
 """
@@ -28,7 +28,7 @@ class DcganModelConfig(Section):
     latent_distribution: Literal["normal", "uniform"] = Field(
         "normal", description="of z: N(0, 1) as in the authors' code, or U(-1, 1) as in the paper's text"
     )
-    base_channels: int = Field(64, ge=1, le=1024, description="channels of the feature map next to the image; doubles inwards")
+    base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
     discriminator_batch_norm: bool = Field(True, description="false where a gradient penalty is taken per sample")
 
 
@@ -85,7 +85,7 @@ class DcganTrainer(GanTrainer):
         return self.noise.normal(count, self.config.model.latent_dim)
 
     def _generate(self, z: Tensor, keep_graph: bool) -> list[Tensor]:
-        """G(z) of each micro-batch. With several micro-batches no graph is kept: its memory is what they are to save."""
+        """G(z) of each micro-batch. With several of them no graph is kept: its memory is what they are to save."""
         with torch.set_grad_enabled(keep_graph), self.autocast():
             return [self.networks["generator"](part) for part in z.chunk(self.micro_batch_count)]
 
@@ -106,7 +106,7 @@ class DcganTrainer(GanTrainer):
     def _update_generator(self, z: Tensor, fakes: list[Tensor]) -> Metrics:
         """Descends the generator's loss through the frozen discriminator."""
         with self.update("generator") as update:
-            for part, fake in zip(z.chunk(self.micro_batch_count), fakes):
+            for part, fake in zip(z.chunk(self.micro_batch_count), fakes, strict=True):
                 with self.autocast():
                     fake = fake if fake.requires_grad else self.networks["generator"](part)
                     fake_logits = self.networks["discriminator"](fake)

@@ -62,8 +62,8 @@ class DatasetEvaluator:
 def selecting_score(scores: Sequence[Score], wanted: str | None) -> Score | None:
     """The score that decides which checkpoint is best: the one called `wanted` (with or without "[extractor]").
 
-    Without a wish it is the first; "fid" also means a Frechet distance in other features. None where there are no scores or
-    the value is not finite.
+    Without a wish it is the first; "fid" also means a Frechet distance in other features. None where there are no
+    scores or the value is not finite.
     """
     aliases = {"fid": "frechet"}
     for score in scores:

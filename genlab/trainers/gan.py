@@ -13,7 +13,7 @@ from genlab.trainers.base import Trainer
 
 
 class GanConfig(Section):
-    """The game: which loss, how many discriminator updates for one of the generator, what restrains the discriminator."""
+    """The game: which loss, how many discriminator updates to one of the generator, and what restrains it."""
 
     loss: str = Field("non_saturating", description="non_saturating, minimax, lsgan, hinge or wasserstein")
     discriminator_steps: int = Field(1, ge=1, description="discriminator updates, each on a new batch, per step")

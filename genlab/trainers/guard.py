@@ -15,8 +15,8 @@ _NEVER = 2**62
 class MetricWindow:
     """Sums 0-d tensors on the device over the steps of a log interval.
 
-    For each metric the number of the first step whose value was not finite is kept, on the device too; `first_fault` reads
-    it. The batches of the steps since the last check are remembered so that the fault can name them.
+    For each metric the number of the first step whose value was not finite is kept, on the device too; `first_fault`
+    reads it. The batches of the steps since the last check are remembered so that the fault can name them.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -205,7 +205,8 @@ class Loop:
         self.distributed.on_main(self._evaluate_here)
 
     def _evaluate_here(self) -> None:
-        assert self.run is not None and self._evaluator is not None
+        assert self.run is not None
+        assert self._evaluator is not None
         step = self.trainer.step
         try:
             with preserved_rng(self.trainer.device):
@@ -315,7 +316,8 @@ class Loop:
             return False
         step, batches, names = fault
         source = self.distributed.gather(self.last_checkpoint)[0]
-        where = f"step {step}, batch {', '.join(map(str, batches))}: {', '.join(names)}: expected a finite number, got NaN or Inf"
+        batch = ", ".join(map(str, batches))
+        where = f"step {step}, batch {batch}: {', '.join(names)}: expected a finite number, got NaN or Inf"
         train = self.config.train
         if train.on_nan == "stop":
             raise RunError(

@@ -61,7 +61,7 @@ def check_compatible(checkpoint: Checkpoint, config: RunConfig, dataset_fingerpr
     known = checkpoint.state.get("dataset_fingerprint")
     if known and dataset_fingerprint and known != dataset_fingerprint:
         raise RunError(
-            f"resume from {checkpoint.path}: the data set {config.data.name!r} holds other samples than when the run began "
+            f"resume from {checkpoint.path}: data set {config.data.name!r} holds other samples than when the run began "
             f"(fingerprint {known[:12]}, now {dataset_fingerprint[:12]}); restore them, or start a new run"
         )
 

@@ -17,7 +17,10 @@ from genlab.trainers.base import Trainer
 
 
 def capture_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, plain) that continue the training bit for bit. Every process must call it: it gathers their generators."""
+    """(tensors, plain) that continue the training bit for bit.
+
+    Every process must call it: it gathers their generators.
+    """
     tensors: dict[str, Tensor] = {"rng/noise": trainer.noise.generator.get_state()}
     plain: dict[str, Any] = {"step": trainer.step, "optimizers": {}, "scalers": {}, "ema": {}, "rng": []}
     for name, network in trainer.networks.items():
@@ -97,7 +100,9 @@ def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str,
     return tensors, {"values": plain, "param_groups": state["param_groups"]}
 
 
-def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+def restore_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any]
+) -> None:
     """The inverse of `flatten_optimizer_state`; buffers get their parameter's memory order back."""
     state: dict[int, dict[str, Any]] = {}
     for path, value in [*tensors.items(), *plain["values"].items()]:
@@ -105,7 +110,8 @@ def restore_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str,
         state.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
     tuples = {key for group in optimizer.param_groups for key, value in group.items() if isinstance(value, tuple)}
     groups = [
-        {key: tuple(value) if key in tuples else value for key, value in group.items()} for group in plain["param_groups"]
+        {key: tuple(value) if key in tuples else value for key, value in group.items()}
+        for group in plain["param_groups"]
     ]
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})

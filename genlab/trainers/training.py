@@ -62,11 +62,11 @@ def train(
 
     Args:
         config: of the class of its algorithm (`genlab.config.load_config`).
-        run_dir: new or empty folder, or with `resume` the run's own; default `runs/<algorithm>-<n>`, or the folder of the
-            run that `resume` names.
+        run_dir: new or empty folder, or with `resume` the run's own; default `runs/<algorithm>-<n>`, or the folder of
+            the run that `resume` names.
         device: "cpu", "cuda" or "cuda:N".
-        resume: None begins anew; "auto" continues from the newest checkpoint in `run_dir` and begins anew where the folder
-            is new; a checkpoint file or a run continues that one, in a new `run_dir` where another is given.
+        resume: None begins anew; "auto" continues from the newest checkpoint in `run_dir` and begins anew where the
+            folder is new; a checkpoint file or a run continues that one, in a new `run_dir` where another is given.
         callbacks: observers, called in order.
         evaluator: scores the trainer every `evaluate.every` steps and at the end; "dataset" compares with the run's own
             data as `config.evaluate` says; None takes no scores.
@@ -75,7 +75,7 @@ def train(
         Where the training ended; equal on every process.
 
     Raises:
-        UserError: data, configuration, checkpoint, run directory or device that will not do, or a loss that is not finite.
+        UserError: data, configuration, checkpoint, run directory or device that will not do, or a loss of NaN.
         genlab.runs.Interrupted: SIGINT or SIGTERM, after a checkpoint.
     """
     from genlab import data, ops

@@ -23,12 +23,12 @@ class Update:
         self._sums: dict[str, Tensor] = {}
 
     def micro_batches(self, *values: Tensor | None) -> Iterator[tuple[Any, ...]]:
-        """Cuts each tensor along its first dimension into equal parts and yields the parts together; None stays None."""
+        """Cuts each tensor along its first dimension into equal parts; yields the parts together. None stays None."""
         parts = [[None] * self._count if value is None else value.chunk(self._count) for value in values]
-        yield from zip(*parts)
+        yield from zip(*parts, strict=True)
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a micro-batch's mean loss, weighted so that the sum is that of the whole batch's mean."""
+        """Adds the gradient of a micro-batch's mean loss, weighted so that the sum is that of the whole batch."""
         self._scaler.scale(loss / self._count if self._count > 1 else loss).backward()
 
     def record(self, **values: Tensor) -> None:
