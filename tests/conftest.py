@@ -13,7 +13,6 @@ NO_GPU = "needs a CUDA device"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cuda: needs an NVIDIA GPU; skipped with a reason where there is none")
     import torch
 
     # One thread per xdist worker: the workers share the cores, and sums come out the same on every machine.
@@ -64,7 +63,9 @@ def shared_data() -> Path:
     named = os.environ.get("GENLAB_TEST_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real data: {'$GENLAB_TEST_DATA' if named else 'shared/data beside the checkout'} is not a folder")
+        pytest.skip(
+            f"no real data: {'$GENLAB_TEST_DATA' if named else 'shared/data beside the checkout'} is not a folder"
+        )
     return folder
 
 

@@ -136,7 +136,8 @@ def render(chart: Chart) -> str:
     note = f'<p class="note">{html.escape(chart.note)}</p>' if chart.note else ""
     bounds = _bounds(chart)
     if bounds is None:
-        return f'<figure class="chart"><figcaption>{title}</figcaption>{note}<p class="empty">no finite value yet</p></figure>'
+        empty = '<p class="empty">no finite value yet</p>'
+        return f'<figure class="chart"><figcaption>{title}</figcaption>{note}{empty}</figure>'
     first, last, low, high = bounds
     ticks = nice_ticks(low, high)
     step_ticks = [t for t in nice_ticks(first, last, 6) if first <= t <= last and float(t).is_integer()] or [first]
@@ -148,10 +149,16 @@ def render(chart: Chart) -> str:
     def to_y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - ticks[0]) / span_y * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(t):.1f}" y2="{to_y(t):.1f}"/>' for t in ticks]
-    parts += [f'<text class="tick" x="{LEFT - 8}" y="{to_y(t) + 4:.1f}" text-anchor="end">{format_number(t)}</text>' for t in ticks]
+    parts = [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(t):.1f}" y2="{to_y(t):.1f}"/>' for t in ticks
+    ]
     parts += [
-        f'<text class="tick" x="{to_x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{format_number(t)}</text>'
+        f'<text class="tick" x="{LEFT - 8}" y="{to_y(t) + 4:.1f}" text-anchor="end">{format_number(t)}</text>'
+        for t in ticks
+    ]
+    parts += [
+        f'<text class="tick" x="{to_x(t):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
+        f"{format_number(t)}</text>"
         for t in step_ticks
     ]
     parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step</text>')
@@ -176,7 +183,11 @@ def render(chart: Chart) -> str:
                 if math.isfinite(v)
             ]
         data.append(
-            {"name": line.name, "steps": steps, "values": [float(f"{v:.6g}") if math.isfinite(v) else None for v in values]}
+            {
+                "name": line.name,
+                "steps": steps,
+                "values": [float(f"{v:.6g}") if math.isfinite(v) else None for v in values],
+            }
         )
     geometry = {"first": first, "span": span_x, "left": LEFT, "right": WIDTH - RIGHT, "width": WIDTH, "series": data}
     legend = "".join(

@@ -1,4 +1,4 @@
-"""What a run directory holds, read without trusting that the run ended well: a kill may have cut the last line of a log."""
+"""What a run directory holds, read without trusting that the run ended well: a kill may cut a log's last line."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def find_samples(folder: Path) -> list[tuple[int, Path]]:
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a score is a distance: FID, other Frechet distances, KID and losses; all others are better when higher."""
+    """Whether a score is a distance: FID and other Frechet distances, KID, losses."""
     return name.split("[")[0].lower() in {"fid", "frechet", "kid", "loss", "nll", "mmd"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+from collections import Counter
 from importlib import resources
 from string import Template
 from typing import Any
@@ -49,7 +50,7 @@ def render_report(record: RunRecord) -> str:
         scores=_scores(record),
         curves=_curves(record),
         details=_details(record),
-        footer=f"Written by genlab {escape(__version__)} from config.yaml, log.jsonl, metrics.jsonl and samples/ of this run.",
+        footer=f"Written by genlab {escape(__version__)} from this run's config, logs and samples.",
     )
 
 
@@ -72,7 +73,8 @@ def _progress(record: RunRecord) -> str:
     if not record.total_steps:
         return ""
     percent = min(100.0, 100.0 * record.last_step / record.total_steps)
-    return f'<div class="bar" role="img" aria-label="{percent:.0f} % of the steps"><i style="width:{percent:.1f}%"></i></div>'
+    label = f"{percent:.0f} % of the steps"
+    return f'<div class="bar" role="img" aria-label="{label}"><i style="width:{percent:.1f}%"></i></div>'
 
 
 def _events(record: RunRecord) -> str:
@@ -81,7 +83,7 @@ def _events(record: RunRecord) -> str:
         facts = ", ".join(f"{k} {_plain(v)}" for k, v in event.items() if k not in {"event", "time"})
         rows.append(f"<tr><th>{escape(event['event'])}</th><td>{escape(facts)}</td></tr>")
     if record.skipped_lines:
-        rows.append(f"<tr><th>unreadable lines</th><td>{record.skipped_lines} in the logs, left out (a kill cuts a line short)</td></tr>")
+        rows.append(f"<tr><th>unreadable lines</th><td>{record.skipped_lines} in the logs, left out</td></tr>")
     return f'<h2>What happened on the way</h2><div class="card"><table>{"".join(rows)}</table></div>' if rows else ""
 
 
@@ -105,14 +107,18 @@ def _samples(record: RunRecord) -> str:
         return ""
     images = "".join(
         f'<figure><img class="frame" data-step="{step}" alt="samples at step {step}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}"><figcaption>step {step:,}</figcaption></figure>'
+        f'src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
+        f"<figcaption>step {step:,}</figcaption></figure>"
         for step, data in frames
     )
     left_out = len(record.samples) - len(frames)
-    note = f"the same latent vectors at every step; {len(frames)} grids" + (f" of {len(record.samples)}" if left_out else "")
+    note = f"the same latent vectors at every step; {len(frames)} grids" + (
+        f" of {len(record.samples)}" if left_out else ""
+    )
     controls = (
         '<div class="controls"><button id="frame-play" type="button">▶ play</button>'
-        f'<input id="frame-slider" type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" aria-label="sample grid">'
+        f'<input id="frame-slider" type="range" aria-label="sample grid" min="0" max="{len(frames) - 1}" '
+        f'value="{len(frames) - 1}">'
         '<output id="frame-label"></output></div>'
     )
     return (
@@ -163,8 +169,7 @@ def plan_charts(record: RunRecord) -> list[Chart]:
     take(("lr", "learning_rate"), "learning rates")
     take(("images_per", "step_time", "seconds_per", "samples_per", "data_time"), "speed", smooth=True)
     late, charts = charts, []
-    for prefix in dict.fromkeys(name.split("_")[0] for name in series):
-        family = [name for name in series if name.split("_")[0] == prefix]
+    for family in families(list(series)):
         for start in range(0, len(family), SERIES_PER_CHART):
             names = family[start : start + SERIES_PER_CHART]
             charts.append(Chart(", ".join(names), [Series(name, *series[name]) for name in names], smooth=True))
@@ -173,8 +178,23 @@ def plan_charts(record: RunRecord) -> list[Chart]:
     return losses + scores + charts + [chart for chart in late if chart not in losses]
 
 
+def families(names: list[str]) -> list[list[str]]:
+    """Names that share their last word (real_logit, fake_logit), else their first (d_real, d_fake), belong together."""
+    groups: dict[str, list[str]] = {}
+    last = Counter(name.rsplit("_", 1)[-1] for name in names if "_" in name)
+    for name in names:
+        ending = name.rsplit("_", 1)[-1]
+        key = f"*_{ending}" if last[ending] > 1 else f"{name.split('_')[0]}_*"
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
 def _score_chart(record: RunRecord, name: str) -> Chart | None:
-    points = {row["step"]: float(row["value"]) for row in record.scores if row["name"] == name and isinstance(row.get("step"), int)}
+    points = {
+        row["step"]: float(row["value"])
+        for row in record.scores
+        if row["name"] == name and isinstance(row.get("step"), int)
+    }
     if len(points) < 2:
         return None  # a single value stands in its tile; a chart of one dot says no more
     steps = sorted(points)
@@ -187,7 +207,9 @@ def _details(record: RunRecord) -> str:
     if record.config_text:
         parts.append(f'<div class="card"><h3>Configuration</h3><pre>{escape(record.config_text.rstrip())}</pre></div>')
     if record.environment:
-        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(_plain(v))}</td></tr>" for k, v in record.environment.items())
+        rows = "".join(
+            f"<tr><th>{escape(k)}</th><td>{escape(_plain(v))}</td></tr>" for k, v in record.environment.items()
+        )
         parts.append(f'<div class="card"><h3>Environment</h3><table>{rows}</table></div>')
     return f'<h2>How it was made</h2><div class="two">{"".join(parts)}</div>' if parts else ""
 

@@ -1,0 +1,125 @@
+"""Assembles the verbs and turns every way a command can end into an exit code.
+
+0 success · 2 a user's error, one line on stderr · 130 Ctrl-C · 143 SIGTERM · 141 the reader of our output went away ·
+1 a defect of the lab, with its traceback. `--debug` anywhere on the line keeps the traceback of a user's error too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from genlab import __version__
+from genlab.cli import bench, build, generate, inspect, score, train
+from genlab.cli.failures import Terminated, describe_failure, terminating_on_sigterm
+
+USAGE_ERROR = 2
+INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+
+
+def build_app() -> typer.Typer:
+    """The Typer application with every verb."""
+    app = typer.Typer(
+        name="genlab",
+        help="A lab for deep generative models on its own fused kernels: train, watch, sample, score.",
+        epilog="Start here: genlab train dcgan_digits",
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=True,
+    )
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+        ] = False,
+        debug: Annotated[
+            bool, typer.Option("--debug", help="Keep the traceback of an error; works anywhere on the line.")
+        ] = False,
+    ) -> None:
+        del version, debug  # acted on by the callback and by `main`
+
+    for module in (train, generate, score, inspect, build, bench):
+        module.register(app)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"genlab {__version__}")
+        raise typer.Exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Args:
+        argv: the words after `genlab`; default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = _take_debug(words)
+    command = typer.main.get_command(build_app())
+    if "_GENLAB_COMPLETE" in os.environ:  # the shell asks for completions
+        command.main(args=words, prog_name="genlab")
+    try:
+        with terminating_on_sigterm():
+            # Not command.main: that one swallows Ctrl-C and prints usage errors over several lines.
+            with command.make_context("genlab", words or ["--help"]) as context:
+                command.invoke(context)
+            sys.stdout.flush()
+        return 0
+    except typer.Exit as stop:
+        return _flushed(stop.exit_code)
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        return INTERRUPTED
+    except Terminated:
+        _print_error("terminated")
+        return TERMINATED
+    except BrokenPipeError:
+        _abandon_stdout()
+        return BROKEN_PIPE
+    except Exception as error:
+        line = describe_failure(error)
+        if line is None or debug:
+            traceback.print_exc()
+        if line is None:
+            return 1
+        _print_error(line)
+        return USAGE_ERROR
+
+
+def _take_debug(words: list[str]) -> bool:
+    """Removes `--debug` from the line (not from behind a bare `--`) and says whether it was there."""
+    end = words.index("--") if "--" in words else len(words)
+    found = "--debug" in words[:end]
+    words[:end] = [word for word in words[:end] if word != "--debug"]
+    return found
+
+
+def _flushed(code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon_stdout()
+        return BROKEN_PIPE
+    return code
+
+
+def _abandon_stdout() -> None:
+    """Points stdout at nothing, so that the interpreter's own flush at exit does not complain a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_error(line: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    prefix = "" if rank == "0" else f"rank {rank}: "
+    print(f"{prefix}error: {line}", file=sys.stderr, flush=True)

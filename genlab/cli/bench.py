@@ -1,0 +1,85 @@
+"""`genlab bench`: timings against plain PyTorch, with everything that they depend on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genlab.cli.console import make_console, make_table, progress_reporter
+from genlab.cli.devices import choose_device
+from genlab.errors import UserError
+
+EXAMPLE = "Example: genlab bench step --batch 64 --precision fp32 --rounds 20 --json step.json"
+CONFIGS = {f"dcgan-{size}": size for size in (28, 32, 64, 128)}
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Measure against plain PyTorch.", rich_markup_mode="rich")
+    group.command("step", epilog=EXAMPLE)(step)
+
+    @group.callback()
+    def bench() -> None:
+        """Measure against plain PyTorch."""
+
+    app.add_typer(group, name="bench")
+
+
+def step(
+    config: Annotated[str, typer.Option(help=f"What is trained: {', '.join(CONFIGS)}.", metavar="NAME")] = "dcgan-64",
+    batch: Annotated[int, typer.Option(help="Images of a step.", min=2)] = 64,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16-mixed.", metavar="NAME")] = "fp32",
+    rounds: Annotated[int, typer.Option(help="Turns of each arm.", min=1)] = 10,
+    steps: Annotated[int, typer.Option(help="Steps timed together in a turn.", min=1)] = 3,
+    channels: Annotated[int, typer.Option(help="Channels of the images.", min=1, max=4)] = 3,
+    base_channels: Annotated[int, typer.Option(help="Width of the networks; 64 is DCGAN's.", min=1)] = 64,
+    threads: Annotated[int | None, typer.Option(help="Threads of each arm; default: torch's choice.", min=1)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", metavar="DEVICE")] = "cpu",
+    output: Annotated[Path | None, typer.Option("--json", help="File to write the result to.", metavar="PATH")] = None,
+) -> None:
+    """Time the lab's training step against the same networks in plain torch, turn by turn on the same data."""
+    from genlab.bench.step import StepSettings, run_step_bench
+    from genlab.registry import nearest
+
+    if config not in CONFIGS:
+        guess = nearest(config, CONFIGS)
+        hint = f"; did you mean {guess!r}?" if guess else ""
+        raise UserError(f"--config: expected one of {', '.join(CONFIGS)}, got {config!r}{hint}")
+    settings = StepSettings(
+        size=CONFIGS[config], channels=channels, base_channels=base_channels, batch=batch, precision=precision,
+        rounds=rounds, steps=steps, threads=threads, device=choose_device(device),
+    )  # fmt: skip
+    with progress_reporter() as progress:
+        result = run_step_bench(settings, lambda done, total: progress("rounds", done, total))
+    print_result(result)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"written to {output}")
+
+
+def print_result(result: dict[str, Any]) -> None:
+    settings, machine = result["settings"], result["machine"]
+    rows = [
+        [
+            row["arm"],
+            f"{row['seconds_per_step'] * 1000:.1f} ms ± {row['spread']:.1%}",
+            f"{row['images_per_second']:.1f}",
+            f"{row['lab_is_quicker_by']:.3f} ± {row['ratio_spread']:.1%}",
+            f"{row['same_against_same']:.3f}",
+            f"{row['loss_difference']:.1e}",
+        ]
+        for row in result["arms"]
+    ]
+    columns = ["arm", "step (median)", "images/s", "time over genlab's", "over its own", "losses differ by"]
+    title = f"DCGAN-{settings['size']}, batch {settings['batch']}, {settings['precision']}, {settings['device']}"
+    console = make_console()
+    console.print(make_table(title, columns, rows, right=columns[1:]))
+    where = machine["gpu"] if settings["device"] != "cpu" else f"{machine['cpu']}, {machine['threads']} threads"
+    console.print(
+        f"{where}; torch {machine['torch']}; {settings['rounds']} turns of {settings['steps']} steps each, "
+        f"the arms taking turns; commit {result['commit']}",
+        markup=False,
+    )

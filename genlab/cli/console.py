@@ -1,0 +1,81 @@
+"""What the verbs print with: one console, tables, progress, and the question whether a person is watching."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def is_main_process() -> bool:
+    """False in all but one of the processes that torchrun started; those print nothing but errors."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def make_console() -> Console:
+    """A console on stdout.
+
+    Off a terminal, lines are not wrapped or cut: another program, or a log, takes them whole.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=200)
+    return console
+
+
+def make_table(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()
+) -> Table:
+    """A plain table; cells are text (markup characters in them are shown, not read).
+
+    Args:
+        right: names of the columns that hold numbers.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+    return table
+
+
+def format_score(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def format_protocol(protocol: dict[str, Any]) -> str:
+    """{"extractor": "x", "real": 3} -> "extractor=x real=3"."""
+    return " ".join(f"{key}={value}" for key, value in protocol.items() if value is not None)
+
+
+@contextmanager
+def progress_reporter() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields progress(what, done, total): a bar on a terminal, nothing elsewhere (a script wants the result)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,79 @@
+"""Which exceptions are a user's to mend, and the one line that says how."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import typer
+
+from genlab.errors import UserError
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some of your quota, or write to another disk",
+    errno.EACCES: "choose a place you may write to, or change its permissions",
+    errno.EPERM: "choose a place you may write to, or change its permissions",
+    errno.EROFS: "choose a folder on a disk that is mounted for writing",
+    errno.EMFILE: "raise the limit with `ulimit -n`",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived while no trainer was there to act on it."""
+
+
+@contextlib.contextmanager
+def terminating_on_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`, so that `finally` clauses run; a trainer may set its own handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def is_usage_error(error: Exception) -> bool:
+    """Whether Typer refused the command line.
+
+    The class is found by name, because newer Typers carry a copy of click of their own.
+    """
+    return any(base.__name__ in {"ClickException", "TyperException"} for base in type(error).__mro__)
+
+
+def describe_failure(error: Exception) -> str | None:
+    """The line for stderr, or None when the error is a defect of the lab."""
+    if isinstance(error, UserError):
+        return one_line(str(error))
+    if is_usage_error(error):
+        return _describe_usage(error)
+    if isinstance(error, typer.Abort):
+        return "stopped by an empty answer"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return one_line(f"{where}{error.strerror or error}; {_REMEDIES[error.errno]}")
+    if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
+        return f"{one_line(str(error).split('. ')[0])}; make data.batch_size smaller or train.grad_accumulation larger"
+    return None
+
+
+def _describe_usage(error: Exception) -> str:
+    message = one_line(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "genlab"
+    return f"{message[:1].lower()}{message[1:]}; see `{path} --help`"
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,162 @@
+"""What a person sees while a model trains: a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genlab.cli.console import format_score
+from genlab.report.page import format_duration
+from genlab.trainers.callbacks import Callback
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from genlab.config import RunConfig
+    from genlab.trainers.base import Trainer
+
+# Logged beside the losses, shown elsewhere on the line or not at all.
+_NOT_SHOWN = {"learning_rate", "images_per_second"}
+
+
+class TrainingDisplay(Callback):
+    """Progress of one training on a console; also writes the report when the training ends, however it ends.
+
+    Attributes:
+        report: path of report.html once it is written.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.report: Path | None = None
+        self._run_path = Path()
+        self._total = 0
+        self._bars: Any = None
+        self._task: Any = None
+        self._side_tasks: dict[str, Any] = {}
+        self._first_step = 0
+        self._started = time.monotonic()
+
+    def on_start(self, trainer: Trainer, run_path: Path, total_steps: int) -> None:
+        self._run_path, self._total, self._first_step = run_path, total_steps, trainer.step
+        self._started = time.monotonic()
+        for line in describe_training(trainer, run_path):
+            self._print(line)
+        if self.console.is_terminal:
+            self._bars = make_bars(self.console)
+            self._task = self._bars.add_task("train", total=total_steps, completed=trainer.step, status="")
+            self._bars.start()
+
+    def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
+        if self._bars is not None:
+            changes = {"status": describe_metrics(metrics)} if metrics else {}
+            self._bars.update(self._task, completed=step, **changes)
+        elif metrics:
+            done, left = step - self._first_step, self._total - step
+            eta = (time.monotonic() - self._started) / max(1, done) * left
+            tail = f"  eta {format_duration(eta)}" if left else ""
+            self._print(f"step {step}/{self._total}  {describe_metrics(metrics)}{tail}")
+
+    def on_progress(self, what: str, done: int, total: int | None) -> None:
+        """Progress within an evaluation: training the extractor, passing images through it."""
+        if self._bars is None:
+            return
+        if what not in self._side_tasks:
+            self._side_tasks[what] = self._bars.add_task(what, total=total, status="")
+        self._bars.update(self._side_tasks[what], completed=done, total=total)
+        if total is not None and done >= total:
+            self._bars.remove_task(self._side_tasks.pop(what))
+
+    def on_scores(self, step: int, scores: Sequence[Any]) -> None:
+        text = "  ".join(f"{score.name} {format_score(score.value)}" for score in scores)
+        self._print(f"step {step}/{self._total}  {text}")
+
+    def on_event(self, row: dict[str, Any]) -> None:
+        if row["event"] != "environment":
+            facts = ", ".join(f"{key} {value}" for key, value in row.items() if key not in {"event", "time"})
+            self._print(f"{row['event']}: {facts}")
+
+    def on_end(self, trainer: Trainer) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        from genlab.report import write_report
+
+        # The report must not hide the error that ended the training, a full disk among them.
+        with contextlib.suppress(OSError):
+            self.report = write_report(self._run_path)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def make_bars(console: Console) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}", markup=False),
+        console=console,
+        expand=True,
+    )
+
+
+def describe_metrics(metrics: dict[str, float]) -> str:
+    """Losses first, then the other numbers of the step, then the speed."""
+    names = sorted((name for name in metrics if name not in _NOT_SHOWN), key=lambda name: not name.startswith("loss"))
+    parts = [f"{name} {metrics[name]:.3f}" for name in names]
+    if "images_per_second" in metrics:
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def describe_training(trainer: Trainer, run_path: Path) -> list[str]:
+    """The lines before the first step: what is trained, on what, with which kernels, and where it is written."""
+    import torch
+
+    data, config = trainer.data, trainer.config
+    sizes = trainer.batch_description()
+    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in sizes["parameters"].items())
+    shape = " x ".join(map(str, data.shape))
+    place = (
+        f"{trainer.device}, {torch.get_num_threads()} threads" if trainer.device.type == "cpu" else str(trainer.device)
+    )
+    if trainer.device.type == "cuda":
+        place += f" ({torch.cuda.get_device_name(trainer.device)})"
+    processes = f", {sizes['processes']} processes" if sizes["processes"] > 1 else ""
+    return [
+        f"{config.algorithm} on {data.name} ({shape}), batch {sizes['batch_size']}{processes}; weights: {parameters}",
+        f"device: {place}, {config.train.precision}",
+        f"kernels: {describe_kernels(config, trainer.device.type)}",
+        f"run: {run_path}",
+    ]
+
+
+def describe_kernels(config: RunConfig, device: str) -> str:
+    """Which implementation of the ops runs, and why, in one line."""
+    from genlab import _extension, ops
+
+    status = _extension.status()
+    impl = config.kernels.impl
+    if impl in {"torch", "reference"}:
+        return f"{impl}, as kernels.impl asks"
+    if not status.available:
+        return f"plain PyTorch, because {status.reason}"
+    dtype = {"fp32": "float32", "bf16-mixed": "bfloat16", "fp16-mixed": "float16"}[config.train.precision]
+    rows = [row for row in ops.describe() if row.device == device and row.dtype == dtype]
+    chosen: dict[str, list[str]] = {}
+    for row in rows:
+        native = impl == "native" and "native" in row.implementations
+        chosen.setdefault("native" if native else row.auto, []).append(row.op)
+    listed = "; ".join(f"{name} for {', '.join(names)}" for name, names in sorted(chosen.items()))
+    why = "as kernels.impl asks" if impl == "native" else "the measured choice, see `genlab list ops`"
+    return f"{listed} ({why})"

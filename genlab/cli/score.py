@@ -1,0 +1,212 @@
+"""Verbs that give numbers: evaluate, fid, is, statistics. Every number is printed and written with its protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genlab.cli.console import make_console, make_table, progress_reporter
+from genlab.cli.devices import choose_device
+from genlab.cli.generate import DeviceOption, WhichOption, load_bundle
+
+PathArgument = Annotated[
+    Path,
+    typer.Argument(help="Folder or zip of images, npz of statistics or images, run or checkpoint.", show_default=False),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="pytorch-fid's Inception file; default: $GENLAB_INCEPTION_WEIGHTS, then its download.", metavar="PATH"
+    ),
+]
+BatchOption = Annotated[int, typer.Option(help="Images per pass through the network.", min=1)]
+SeedOption = Annotated[int, typer.Option(help="Seed of drawn samples, splits and subsets.", min=0)]
+LimitOption = Annotated[int | None, typer.Option(help="Use only the first so many images of each side.", min=2)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one score a line, instead of a table.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("evaluate", epilog="Example: genlab evaluate runs/dcgan_digits-1 --metrics fid,is,prdc --which best")(
+        evaluate
+    )
+    app.command("fid", epilog="Example: genlab fid real_images/ generated_images.zip")(fid)
+    app.command("is", epilog="Example: genlab is generated_images/")(inception_score)
+    app.command("statistics", epilog="Example: genlab statistics real_images/ real.npz")(statistics)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory or a .safetensors checkpoint.", metavar="RUN")],
+    metrics: Annotated[
+        str | None, typer.Option(help="Of fid,is,kid,prdc; default: the run's evaluate.metrics.", metavar="LIST")
+    ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(help="auto, inception, classifier, rotation or pixels; default: the run's.", metavar="NAME"),
+    ] = None,
+    inception_weights: WeightsOption = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Pictures drawn; default: the run's evaluate.samples.", min=2)
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the data that is compared with.", metavar="SPLIT")] = None,
+    seed: SeedOption = 0,
+    which: WhichOption = "last",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a trained model against its data; rows go to the run's metrics.jsonl."""
+    from genlab import metrics as scoring
+    from genlab.checkpoint import find_checkpoint
+
+    names = parse_metrics(metrics) if metrics is not None else None
+    path = find_checkpoint(run, _which(which))
+    target = choose_device(device)
+    bundle = load_bundle(path, which, target)
+    settings = bundle.config.evaluate
+    with progress_reporter() as progress:
+        scores = scoring.evaluate_generator(
+            bundle.sample,
+            bundle.config.data,
+            extractor=extractor or settings.extractor,
+            metrics=names or settings.metrics,
+            samples=samples or settings.samples,
+            split=split or settings.real_split,
+            batch_size=settings.batch_size,
+            weights=inception_weights,
+            device=target,
+            protocol=scoring.Protocol(seed=seed),
+            facts={"checkpoint": path.name, "step": bundle.step, "which": which if run.is_dir() else path.stem},
+            progress=progress,
+        )
+    written = _append_scores(path, bundle.step, scores)
+    print_scores(scores, as_json)
+    if written is not None and not as_json:
+        print(f"written to {written}")
+
+
+def _which(text: str) -> Any:
+    from genlab.cli.generate import parse_which
+
+    return parse_which(text)
+
+
+def _append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:
+    """Adds rows to metrics.jsonl and renews the report, where the checkpoint lies in a run directory."""
+    run = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+        return None
+    from genlab.report import write_report
+    from genlab.runs import JsonLines
+
+    rows = JsonLines(run / "metrics.jsonl")
+    for score in scores:
+        rows.append({"step": step, "checkpoint": checkpoint.name, **score.to_json()})
+    write_report(run)
+    return rows.path
+
+
+def fid(
+    a: PathArgument,
+    b: PathArgument,
+    inception_weights: WeightsOption = None,
+    dims: Annotated[
+        int, typer.Option(help="Features of 64, 192, 768 or 2048 numbers; only 2048 is called FID.")
+    ] = 2048,
+    metrics: Annotated[str, typer.Option(help="Of fid,is,kid,prdc, in one pass.", metavar="LIST")] = "fid",
+    samples: Annotated[int, typer.Option(help="Pictures drawn where A or B is a run.", min=2)] = 50_000,
+    limit: LimitOption = None,
+    batch_size: BatchOption = 50,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Frechet Inception Distance of the images in B against those in A, as pytorch-fid computes it."""
+    from genlab import metrics as scoring
+
+    names = parse_metrics(metrics)
+    with progress_reporter() as progress:
+        scores = scoring.fid(
+            a,
+            b,
+            inception_weights=inception_weights,
+            dims=dims,
+            metrics=names,
+            samples=samples,
+            batch_size=batch_size,
+            device=choose_device(device),
+            protocol=scoring.Protocol(seed=seed, limit=limit),
+            progress=progress,
+        )
+    print_scores(scores, as_json)
+
+
+def inception_score(
+    images: PathArgument,
+    inception_weights: WeightsOption = None,
+    samples: Annotated[int, typer.Option(help="Pictures drawn where it is a run.", min=2)] = 50_000,
+    limit: LimitOption = None,
+    batch_size: BatchOption = 50,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Inception Score of images, mean and deviation over ten splits."""
+    from genlab import metrics as scoring
+
+    with progress_reporter() as progress:
+        score = scoring.inception_score(
+            images,
+            inception_weights=inception_weights,
+            samples=samples,
+            batch_size=batch_size,
+            device=choose_device(device),
+            protocol=scoring.Protocol(seed=seed, limit=limit),
+            progress=progress,
+        )
+    print_scores([score], as_json)
+
+
+def statistics(
+    images: PathArgument,
+    output: Annotated[Path, typer.Argument(help="The .npz to write; pytorch-fid reads it too.", metavar="OUT.npz")],
+    inception_weights: WeightsOption = None,
+    dims: Annotated[int, typer.Option(help="Features of 64, 192, 768 or 2048 numbers.")] = 2048,
+    batch_size: BatchOption = 50,
+    device: DeviceOption = None,
+) -> None:
+    """Save mean and covariance of Inception features, so that a reference set is read only once."""
+    from genlab import metrics as scoring
+
+    with progress_reporter() as progress:
+        path = scoring.save_statistics(
+            images, output, inception_weights=inception_weights, dims=dims, batch_size=batch_size,
+            device=choose_device(device), progress=progress,
+        )  # fmt: skip
+    print(path)
+
+
+def parse_metrics(text: str) -> list[str]:
+    """ "fid,is" -> ["fid", "is"], each name checked before anything is loaded."""
+    from genlab.metrics import check_metrics
+
+    return check_metrics([name.strip().lower() for name in text.split(",") if name.strip()])
+
+
+def print_scores(scores: Sequence[Any], as_json: bool) -> None:
+    """A table with the protocol of every number under it, or one JSON object a line."""
+    if as_json:
+        for score in scores:
+            print(json.dumps(score.to_json()))
+        return
+    from genlab.metrics import score_table
+
+    rows = score_table(scores)
+    console = make_console()
+    columns = ["score", "value", "better", "extractor", "real", "fake"]
+    console.print(make_table(None, columns, [[row[c] for c in columns] for row in rows], right=["value"]))
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        names = ", ".join(row["score"] for row in rows if row["protocol"] == protocol)
+        console.print(f"protocol of {names}: {protocol}", style="dim", markup=False)
