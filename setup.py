@@ -1,4 +1,4 @@
-"""Builds the package and, where a compiler is, its kernels. Everything else is in pyproject.toml and genlab/build.py."""
+"""Builds the package and, where a compiler is, its kernels: see pyproject.toml and genlab/build.py."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Builds the compiled kernels (genlab._C) from csrc/: for setup.py, for `genlab build`, and the facts for `genlab doctor`.
+"""Builds the compiled kernels (genlab._C) from csrc/, for setup.py and `genlab build`; states the facts for `doctor`.
 
 setup.py loads this file by its path before genlab can be imported, so nothing here imports the package at the top.
 CUDA sources are compiled where nvcc is and torch has CUDA; whether this machine has a GPU plays no part in it.

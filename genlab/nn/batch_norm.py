@@ -6,6 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from genlab.ops import activation as act
 from genlab.ops import batch_norm_act, implementation
@@ -14,7 +15,7 @@ WORLD = "world"
 
 
 class _SharedGroup:
-    """Holds a process group so that copying a module (EMA does) shares the group: groups cannot be copied or pickled."""
+    """Holds a process group so that a copied module (EMA copies) shares it: groups cannot be copied themselves."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
@@ -30,8 +31,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         *args, **kwargs: torch.nn.BatchNorm2d's (num_features, eps, momentum, affine, track_running_stats).
         activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
         negative_slope: slope of leaky_relu below zero.
-        process_group: take training statistics over all processes of this group, on any backend; "world" is every process
-            of the run (and means nothing where torch.distributed is not initialised); None is this process alone.
+        process_group: take training statistics over all processes of this group, on any backend; "world" is every
+            process of the run (and means nothing where torch.distributed is not initialised); None is this one alone.
         impl: "auto", "torch" or "reference".
 
     Example:
@@ -110,7 +111,7 @@ def synchronize_batch_norm(module: nn.Module, process_group: dist.ProcessGroup |
     """
     layers = [child for child in module.modules() if isinstance(child, BatchNormAct2d)]
     for name, child in module.named_modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, (BatchNormAct2d, nn.SyncBatchNorm)):
+        if isinstance(child, _BatchNorm) and not isinstance(child, (BatchNormAct2d, nn.SyncBatchNorm)):
             raise TypeError(
                 f"synchronize_batch_norm: expected genlab.nn.BatchNormAct2d at {name or 'the module itself'}, got "
                 f"{type(child).__name__}; build the network with genlab.nn"

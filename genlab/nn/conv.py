@@ -71,8 +71,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         _set_activation(self, "ConvTranspose2d", activation, negative_slope, impl)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """(N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out); `output_size` (H_out, W_out) picks among the sizes
-        that the stride leaves open, as in torch."""
+        """(N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out); `output_size` (H_out, W_out) picks among the
+        sizes that the stride leaves open, as in torch."""
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
         )

@@ -1,7 +1,7 @@
 """The activations that convolution and normalisation can end in, and their gradients.
 
-A fused op hands back only its output, so relu, leaky_relu, tanh and sigmoid take their gradient from the output; gelu and
-silu are not invertible and take it from their input. Every gradient below is one torch op that is differentiable in turn.
+A fused op hands back only its output, so relu, leaky_relu, tanh and sigmoid take their gradient from the output; gelu
+and silu are not invertible and take it from their input. Every gradient is made of torch ops that differentiate again.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ def _normalised(
 ) -> Tensor:
     """The definition, in float32 or wider: (x - mean) / sqrt(var + eps) * weight + bias per channel.
 
-    With a group the sums run over its processes. The mean is settled before the squares are summed: E[x^2] - E[x]^2 would
-    lose the digits of a variance that is small beside the mean.
+    With a group the sums run over its processes. The mean is settled before the squares are summed: E[x^2] - E[x]^2
+    would lose the digits of a variance that is small beside the mean.
     """
     x = input if input.dtype == torch.float64 else input.float()
     if training:

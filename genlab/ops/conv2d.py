@@ -81,10 +81,10 @@ def conv2d(
     if padding_mode == "reflect" or extra != (0, 0):
         input, before = pad(input, before, extra, padding_mode), (0, 0)
     if chosen == "torch":
-        return act.apply_(
-            F.conv2d(input, weight, bias, stride, before, dilation, groups), activation, negative_slope
-        )
-    return act.apply(conv2d_reference(input, weight, bias, stride, before, dilation, groups), activation, negative_slope)
+        output = F.conv2d(input, weight, bias, stride, before, dilation, groups)
+        return act.apply_(output, activation, negative_slope)
+    output = conv2d_reference(input, weight, bias, stride, before, dilation, groups)
+    return act.apply(output, activation, negative_slope)
 
 
 def pad(input: Tensor, before: Pair, extra: Pair, padding_mode: str) -> Tensor:

@@ -1,7 +1,7 @@
 """What PyTorch must know of the native convolutions beside their kernels: shapes without data, and gradients.
 
-conv2d, its input gradient and its weight gradient are one bilinear form seen from three sides, so the gradient of each is
-made of the other two and any order of differentiation works. `register` runs once, when the library is loaded.
+conv2d, its input gradient and its weight gradient are one bilinear form seen from three sides, so the gradient of each
+is made of the other two and any order of differentiation works. `register` runs once, when the library is loaded.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def conv_transpose2d(
         impl: "auto", "native", "torch" or "reference", see `genlab.ops.describe`.
 
     Returns:
-        (N, C_out, H_out, W_out) with H_out = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1; without
-        N if the input came without. An empty batch gives an empty output.
+        (N, C_out, H_out, W_out) with H_out = (H - 1) stride - 2 padding + dilation (kH - 1) + output_padding + 1;
+        without N if the input came without. An empty batch gives an empty output.
 
     Raises:
         ValueError: shapes or values that do not fit.

@@ -163,7 +163,8 @@ def conv_transpose2d_output_size(
                 f"{op}: expected output_padding smaller than stride or dilation, got output_padding {output_padding}, "
                 f"stride {stride}, dilation {dilation}"
             )
-        length = (size - 1) * stride[axis] - 2 * padding[axis] + dilation[axis] * (kernel - 1) + output_padding[axis] + 1
+        reach = dilation[axis] * (kernel - 1) + 1
+        length = (size - 1) * stride[axis] - 2 * padding[axis] + reach + output_padding[axis]
         if length < 1:
             raise ValueError(f"{op}: expected an output {name} >= 1, got {length}; reduce the padding")
         output.append(length)
