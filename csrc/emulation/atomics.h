@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "emulation/failure.h"
 
@@ -16,39 +17,42 @@ inline T update(T* address, const char* name, Combine combine) {
   return old;
 }
 
+template <typename T>
+using NotDeduced = std::common_type_t<T>;  // as CUDA's overloads: the value converts to the address' type
+
 }  // namespace emulation
 }  // namespace genlab
 
 template <typename T>
-inline T atomicAdd(T* address, T value) {
+inline T atomicAdd(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicAdd", [&](T old) { return T(old + value); });
 }
 template <typename T>
-inline T atomicSub(T* address, T value) {
+inline T atomicSub(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicSub", [&](T old) { return T(old - value); });
 }
 template <typename T>
-inline T atomicMin(T* address, T value) {
+inline T atomicMin(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicMin", [&](T old) { return value < old ? value : old; });
 }
 template <typename T>
-inline T atomicMax(T* address, T value) {
+inline T atomicMax(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicMax", [&](T old) { return old < value ? value : old; });
 }
 template <typename T>
-inline T atomicAnd(T* address, T value) {
+inline T atomicAnd(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicAnd", [&](T old) { return T(old & value); });
 }
 template <typename T>
-inline T atomicOr(T* address, T value) {
+inline T atomicOr(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicOr", [&](T old) { return T(old | value); });
 }
 template <typename T>
-inline T atomicExch(T* address, T value) {
+inline T atomicExch(T* address, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicExch", [&](T) { return value; });
 }
 template <typename T>
-inline T atomicCAS(T* address, T expected, T value) {
+inline T atomicCAS(T* address, genlab::emulation::NotDeduced<T> expected, genlab::emulation::NotDeduced<T> value) {
   return genlab::emulation::update(address, "atomicCAS", [&](T old) { return old == expected ? value : old; });
 }
 inline unsigned atomicInc(unsigned* address, unsigned bound) {

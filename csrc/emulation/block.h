@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -23,10 +24,15 @@
 namespace genlab {
 namespace emulation {
 
-// Set by the test harness before a launch (harness.h).
+inline uint64_t seed_of_environment() {
+  const char* seed = std::getenv("GENLAB_EMULATION_SEED");
+  return seed == nullptr ? 1u : std::strtoull(seed, nullptr, 10);
+}
+
+// Set by a test before a launch (harness.h).
 struct Options {
-  uint64_t seed = 1;          // order of blocks, warps and lanes
-  bool early_copies = false;  // cp.async: false = lands at the wait, true = lands when issued
+  uint64_t seed = seed_of_environment();  // order of blocks, warps and lanes
+  bool early_copies = false;              // cp.async: false = lands at the wait, true = lands when issued
 };
 
 struct Counters {
@@ -97,11 +103,14 @@ class Block {
 
   Thread& lane(uint32_t warp, uint32_t lane) { return threads_[warp * 32 + lane]; }
   Access access_of(uint32_t linear) const { return {block_epoch_, warps_[linear / 32].sync_epoch, linear}; }
+  Warp& warp(uint32_t index) { return warps_[index]; }
   Warp& warp_of(const Thread& thread) { return warps_[thread.linear / 32]; }
+  uint32_t block_epoch() const { return block_epoch_; }
 
   dim3 grid_dim, block_dim, block_index;
   SharedMemory shared;
   int vote[3] = {0, 0, 0};  // count, and, or of __syncthreads_count and its kin
+  uint32_t vote_epoch = 0;  // block_epoch() that `vote` belongs to
 
  private:
   static void thread_entry();

@@ -31,6 +31,7 @@ inline void Block::prepare(uint32_t count) {
   for (Barrier& barrier : barriers_) barrier = Barrier{};
   alive_ = count;
   block_epoch_ = 1;
+  vote_epoch = 0;
 }
 
 inline void Block::run(dim3 grid, dim3 block, dim3 index, std::size_t shared_bytes, uint64_t seed,

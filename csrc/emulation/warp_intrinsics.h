@@ -15,6 +15,7 @@ class Lanes {
 
   bool has(uint32_t lane) const { return meeting_.arrived >> lane & 1u; }
   uint32_t mask() const { return meeting_.arrived; }
+  uint32_t warp() const { return warp_; }
   In input(uint32_t lane) const {
     In value;
     if (has(lane)) {
@@ -119,15 +120,10 @@ struct Xor { template <typename T> T operator()(T a, T b) const { return a ^ b; 
 
 struct SyncWarp {
   void operator()(Lanes<int, int>& lanes) const {
+    ++current_block->warp(lanes.warp()).sync_epoch;
     for (uint32_t lane = 0; lane < 32; ++lane) lanes.give(lane, 0);
   }
 };
-
-inline void sync_warp(uint32_t mask) {
-  meet<int, SyncWarp>("__syncwarp", mask, 0);
-  // Every lane counts its own return, so the epoch grows by the size of the meeting: only its change matters.
-  ++current_block->warp_of(*current_thread).sync_epoch;
-}
 
 // __syncthreads_count, _and, _or: two barriers, so that no thread starts the next vote before all have read this one.
 inline int sync_vote(int which, int predicate, const char* file, int line) {
@@ -155,7 +151,9 @@ inline int sync_vote(int which, int predicate, const char* file, int line) {
 #define __syncthreads_and(predicate) (genlab::emulation::sync_vote(1, (predicate), __FILE__, __LINE__))
 #define __syncthreads_or(predicate) (genlab::emulation::sync_vote(2, (predicate), __FILE__, __LINE__))
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) { genlab::emulation::sync_warp(mask); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  genlab::emulation::meet<int, genlab::emulation::SyncWarp>("__syncwarp", mask, 0);
+}
 
 template <typename T>
 inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
