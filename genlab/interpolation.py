@@ -24,8 +24,8 @@ def slerp(start: Tensor, end: Tensor, steps: int) -> Tensor:
     """Evenly spaced points on the great circles between pairs of vectors (Shoemake 1985; White 2016 for latent spaces).
 
     The length goes linearly from one end's to the other's, so every point is about as long as a draw from a normal
-    prior; a straight line would pass through short vectors that the prior never draws. Where two vectors are parallel or
-    opposite, no one great circle joins them, and the straight line is taken.
+    prior; a straight line would pass through short vectors that the prior never draws. Where two vectors are parallel
+    or opposite, no one great circle joins them, and the straight line is taken.
 
     Args:
         start, end: (n, ...) each.

@@ -2,8 +2,8 @@
 
 Each arm runs in a process of its own, because the lab's allocator settings are of the process: they must help the lab
 only. The arms take turns in A B C C B A order, so that a drifting clock or a busy neighbour meets all of them; the
-spread between an arm's own turns says how much of a ratio is noise. First all arms take the same steps from the same weights on
-the same data, and their losses must agree, or nothing is timed.
+spread between an arm's own turns says how much of a ratio is noise. First all arms take the same steps from the same
+weights on the same data, and their losses must agree, or nothing is timed.
 """
 
 from __future__ import annotations

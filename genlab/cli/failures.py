@@ -69,7 +69,7 @@ def describe_failure(error: Exception) -> str | None:
 
 
 def _describe_usage(error: Exception) -> str:
-    message = one_line(error.format_message()).rstrip(".")
+    message = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "genlab"
     return f"{message[:1].lower()}{message[1:]}; see `{path} --help`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +102,8 @@ def op_rows(described: list) -> list[tuple[str, ...]]:
     """Rows of `genlab.ops.describe()` as text, dtypes that share everything else on one line."""
     grouped: dict[tuple[str, ...], list[str]] = {}
     for row in described:
-        why = row.reason + (f"; not native: {', '.join(row.missing)}" if row.missing else "")
+        lacks_all = row.reason.startswith("no native kernel")  # said already
+        why = row.reason + (f"; not native: {', '.join(row.missing)}" if row.missing and not lacks_all else "")
         key = (row.op, row.device, ", ".join(row.implementations), row.auto, why)
         grouped.setdefault(key, []).append(row.dtype)
     return [(op, device, ", ".join(dtypes), *rest) for (op, device, *rest), dtypes in grouped.items()]
@@ -116,15 +118,15 @@ def _extractors() -> tuple[list[str], list[list[str]]]:
 def _losses() -> tuple[list[str], list[list[str]]]:
     from genlab.losses import ADVERSARIAL_LOSSES
 
-    return ["adversarial loss", "what it is"], [
-        [name, _summary(ADVERSARIAL_LOSSES.get(name))] for name in ADVERSARIAL_LOSSES
-    ]
+    entries = [(name, ADVERSARIAL_LOSSES.get(name)) for name in ADVERSARIAL_LOSSES]
+    rows = [[name, _summary(entry.discriminator_loss), _summary(entry.generator_loss)] for name, entry in entries]
+    return ["adversarial loss", "discriminator minimises", "generator minimises"], rows
 
 
 def _summary(entry: object) -> str:
     """First sentence of an entry's docstring."""
     text = " ".join((entry.__doc__ or "").split())
-    return text.split(". ")[0].rstrip(".")
+    return re.split(r"(?<! al)\. ", text)[0].rstrip(".")
 
 
 _LISTINGS = {
@@ -189,5 +191,6 @@ def _print_findings(findings: list, facts: object) -> None:
     console = make_console()
     console.print(make_table(None, ["", "what", "found"], rows))
     if facts.ops:
+        rows = op_rows([row for row in facts.ops if row.dtype == "float32"])
         columns = ["op", "device", "dtype", "implementations", "auto", "why"]
-        console.print(make_table("what runs", columns, op_rows(facts.ops)))
+        console.print(make_table("what runs (other dtypes: genlab list ops)", columns, rows))

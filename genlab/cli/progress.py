@@ -125,7 +125,7 @@ def describe_training(trainer: Trainer, run_path: Path) -> list[str]:
 
     data, config = trainer.data, trainer.config
     sizes = trainer.batch_description()
-    parameters = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in sizes["parameters"].items())
+    parameters = ", ".join(f"{name} {format_count(count)}" for name, count in sizes["parameters"].items())
     shape = " x ".join(map(str, data.shape))
     place = (
         f"{trainer.device}, {torch.get_num_threads()} threads" if trainer.device.type == "cpu" else str(trainer.device)
@@ -139,6 +139,14 @@ def describe_training(trainer: Trainer, run_path: Path) -> list[str]:
         f"kernels: {describe_kernels(config, trainer.device.type)}",
         f"run: {run_path}",
     ]
+
+
+def format_count(count: int) -> str:
+    """3_576_704 -> "3.58 M", 4_210 -> "4.21 k"."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return str(count)
 
 
 def describe_kernels(config: RunConfig, device: str) -> str:
