@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from genlab.metrics.api import describe, evaluate_generator, fid, inception_score, resolve_for, save_statistics
-from genlab.metrics.evaluate import METRICS, Protocol, check_metrics, evaluate
+from genlab.metrics.evaluate import METRICS, Protocol, check_metrics, check_suitable, default_metrics, evaluate
 from genlab.metrics.extractors import EXTRACTORS, FeatureExtractor, resolve
 from genlab.metrics.frechet import frechet_distance
 from genlab.metrics.inception_score import InceptionScore
@@ -43,6 +43,8 @@ __all__ = [
     "Score",
     "StatisticsSource",
     "check_metrics",
+    "check_suitable",
+    "default_metrics",
     "describe",
     "evaluate",
     "evaluate_generator",

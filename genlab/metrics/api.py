@@ -11,7 +11,7 @@ import torch
 
 from genlab.config import DataConfig
 from genlab.errors import DataError, MetricError
-from genlab.metrics.evaluate import METRICS, Protocol, evaluate, extract
+from genlab.metrics.evaluate import METRICS, Protocol, default_metrics, evaluate, extract
 from genlab.metrics.extractors import EXTRACTORS, FeatureExtractor, resolve
 from genlab.metrics.score import Score
 from genlab.metrics.sources import GeneratorSource, StatisticsSource, as_source, open_source
@@ -150,7 +150,7 @@ def evaluate_generator(
     data: DataConfig,
     *,
     extractor: str | FeatureExtractor = "auto",
-    metrics: Sequence[str] = ("fid", "is"),
+    metrics: Sequence[str] | None = None,
     samples: int = 2000,
     split: str = "train",
     batch_size: int = 100,
@@ -163,10 +163,10 @@ def evaluate_generator(
     """Scores of a generator against a split of its data set: `genlab evaluate RUN` and the trainer's own evaluation.
 
     Args:
-        sample: called as sample(n, generator), returns images in [-1, 1], shape (n, c, h, w).
+        sample: called as sample(n, generator), returns images in [-1, 1], shape (n, c, h, w), or points (n, 2).
         data: the run's data configuration.
         extractor: name, or an extractor that is at hand.
-        metrics: of "fid", "is", "kid", "prdc".
+        metrics: of "fid", "is", "kid", "prdc", "modes"; default: `default_metrics` of the extractor.
         samples: images drawn.
         split: of the data set that is compared with.
         batch_size: images drawn and judged at a time.
@@ -183,9 +183,8 @@ def evaluate_generator(
         extractor = resolve_for(data, extractor, weights=weights, device=device, progress=progress)
     fake = GeneratorSource(sample, samples, batch_size=batch_size, seed=protocol.seed, facts=facts)
     real = build(data, split)
-    return evaluate(
-        real, fake, extractor, metrics, batch_size=batch_size, protocol=protocol, progress=progress
-    )
+    metrics = default_metrics(extractor) if metrics is None else metrics
+    return evaluate(real, fake, extractor, metrics, batch_size=batch_size, protocol=protocol, progress=progress)
 
 
 def describe() -> list[dict[str, str]]:
@@ -194,6 +193,7 @@ def describe() -> list[dict[str, str]]:
         "fid": "Frechet distance of features; 'fid' with Inception, 'frechet[<extractor>]' otherwise; lower is better",
         "is": "Inception Score, mean and deviation over 10 splits; needs class logits; higher is better",
         "kid": "kernel distance (unbiased cubic MMD), mean and deviation over 100 subsets; lower is better",
+        "modes": "modes covered, share of high-quality points, balance over modes; 2-D sets only; higher is better",
         "prdc": "precision, recall, density, coverage of 5-nearest-neighbour balls; higher is better",
     }
     rows = [{"kind": "metric", "name": name, "summary": summaries[name]} for name in METRICS]

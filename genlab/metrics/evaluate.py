@@ -14,9 +14,11 @@ from torch import Tensor
 
 from genlab.errors import MetricError
 from genlab.metrics.extractors.base import FeatureExtractor
+from genlab.metrics.extractors.points import PointExtractor
 from genlab.metrics.frechet import frechet_distance
 from genlab.metrics.inception_score import InceptionScore
 from genlab.metrics.kernel import kernel_distance
+from genlab.metrics.points import mode_coverage
 from genlab.metrics.prdc import prdc
 from genlab.metrics.reservoir import Reservoir
 from genlab.metrics.score import Score
@@ -25,9 +27,10 @@ from genlab.metrics.statistics import FeatureStatistics, check_comparable, load_
 from genlab.paths import cache_dir
 from genlab.registry import nearest
 
-METRICS = ("fid", "is", "kid", "prdc")
+METRICS = ("fid", "is", "kid", "prdc", "modes")
 # Names under which a metric is also known.
 ALIASES = {"frechet": "fid", "inception_score": "is"}
+_NEED_SAMPLE = {"kid", "prdc", "modes"}
 Progress = Callable[[str, int, "int | None"], None]
 
 
@@ -105,14 +108,14 @@ def evaluate(
         real: source, ImageDataset, tensor, iterable of batches or path; None where only "is" is asked.
         fake: the same; for a model a `GeneratorSource`.
         extractor: what features are taken with.
-        metrics: of "fid" (or "frechet"), "is", "kid", "prdc".
+        metrics: of "fid" (or "frechet"), "is", "kid", "prdc", and "modes" for points.
         batch_size: images per pass through the extractor.
         protocol: splits, subsets, seeds and limits.
         progress: called with (what, images done, images in all or None).
         cache: read and write statistics of `real` in the cache directory.
 
     Returns:
-        Scores in the order of the metrics; "prdc" gives four.
+        Scores in the order of the metrics; "prdc" gives four, "modes" three.
 
     Raises:
         MetricError: an unknown metric, too few images, saved statistics where images are needed or of another
@@ -120,11 +123,8 @@ def evaluate(
     """
     protocol = protocol or Protocol()
     metrics = check_metrics(metrics)
-    if "is" in metrics and extractor.num_classes is None:
-        raise MetricError(
-            f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or 'inception'"
-        )
-    compared = [metric for metric in metrics if metric != "is"]
+    check_suitable(metrics, extractor)
+    compared = [metric for metric in metrics if metric not in ("is", "modes")]
     if compared and real is None:
         raise MetricError(f"{compared[0]}: expected real images to compare with, got none")
     # The real side comes first, so that an unusable reference is known before a model is sampled.
@@ -136,6 +136,28 @@ def evaluate(
     for metric in metrics:
         scores.extend(_SCORERS[metric](real_features, fake_features, extractor, protocol))
     return scores
+
+
+def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor) -> None:
+    """Refuses metrics that the extractor's features cannot give.
+
+    Raises:
+        MetricError: "is" without class logits, or "modes" of anything but points.
+    """
+    if "is" in metrics and extractor.num_classes is None:
+        raise MetricError(
+            f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or 'inception', "
+            "or leave 'is' out"
+        )
+    if "modes" in metrics and not isinstance(extractor, PointExtractor):
+        raise MetricError(f"modes: expected a data set of points with known modes, got features of {extractor.name}")
+
+
+def default_metrics(extractor: FeatureExtractor) -> list[str]:
+    """What is scored where nobody says: FID and, by what the extractor knows, IS, KID or the modes."""
+    if isinstance(extractor, PointExtractor):
+        return ["modes", "fid"]
+    return ["fid", "kid"] if extractor.num_classes is None else ["fid", "is"]
 
 
 def extract(
@@ -158,7 +180,7 @@ def extract(
     statistics = FeatureStatistics(extractor.dim, extractor=extractor.name, hash=extractor.hash)
     if "fid" in metrics and total is not None:
         FeatureStatistics.require_full_rank(_announced(statistics, total), what)
-    sample = Reservoir(protocol.reservoir, extractor.dim, protocol.seed) if {"kid", "prdc"} & set(metrics) else None
+    sample = Reservoir(protocol.reservoir, extractor.dim, protocol.seed) if _NEED_SAMPLE & set(metrics) else None
     inception_score = None
     if "is" in metrics:
         if total is None:
@@ -221,7 +243,7 @@ def _real_features(
     """As `extract`, with statistics and sampled features kept in the cache directory."""
     if isinstance(source, StatisticsSource) or not cache or source.fingerprint is None:
         return extract(source, extractor, metrics, "real", batch_size, protocol, progress)
-    wants_statistics, wants_sample = "fid" in metrics, bool({"kid", "prdc"} & set(metrics))
+    wants_statistics, wants_sample = "fid" in metrics, bool(_NEED_SAMPLE & set(metrics))
     statistics_path = _cache_path("statistics", source.fingerprint, extractor, {"limit": protocol.limit})
     sample_path = _cache_path(
         "sample", source.fingerprint, extractor,
@@ -312,4 +334,19 @@ def _score_prdc(real: Features, fake: Features, extractor: FeatureExtractor, pro
     return [Score(score_name(name, extractor), value, None, facts) for name, value in values.items()]
 
 
-_SCORERS = {"fid": _score_frechet, "is": _score_inception, "kid": _score_kid, "prdc": _score_prdc}
+def _score_modes(
+    real: Features | None, fake: Features, extractor: PointExtractor, protocol: Protocol
+) -> list[Score]:
+    values = mode_coverage(fake.sample, extractor.modes, extractor.std)
+    facts = _facts(None, fake, extractor, protocol, threshold="3 standard deviations", points_kept=len(fake.sample))
+    names = {"modes": "modes_covered", "high_quality": "high_quality", "balance": "balance"}
+    return [Score(name, float(values[key]), None, facts) for name, key in names.items()]
+
+
+_SCORERS = {
+    "fid": _score_frechet,
+    "is": _score_inception,
+    "kid": _score_kid,
+    "prdc": _score_prdc,
+    "modes": _score_modes,
+}

@@ -23,7 +23,7 @@ from genlab.metrics.statistics import FeatureStatistics
 
 Batch = Tensor | list[Tensor]
 # Which image of a sample is judged, by the kind of its data set.
-_IMAGE_KEYS = {"images": "image", "paired": "target", "unpaired": "b"}
+_IMAGE_KEYS = {"images": "image", "paired": "target", "unpaired": "b", "points": "point"}
 
 
 class ImageSource(ABC):
@@ -47,17 +47,20 @@ class ImageSource(ABC):
 
 
 class DatasetSource(ImageSource):
-    """An ImageDataset of genlab.data, in order and without augmentation.
+    """An ImageDataset of genlab.data, in order and without augmentation; points of the plane are passed as they are.
 
     Args:
         dataset: the data set.
         key: which image of a sample: "image", or "input", "target", "a", "b" of pairs; default by the data set's kind.
+
+    Raises:
+        MetricError: the data set's kind holds neither images nor points.
     """
 
     def __init__(self, dataset: Any, key: str | None = None) -> None:
         if key is None and dataset.kind not in _IMAGE_KEYS:
             raise MetricError(
-                f"{dataset.name}: expected a data set of images, got one of {dataset.kind}; use mode_coverage for points"
+                f"{dataset.name}: expected a data set of {', '.join(_IMAGE_KEYS)}, got one of {dataset.kind}"
             )
         self.dataset = dataset
         self.key = key or _IMAGE_KEYS[dataset.kind]
@@ -70,7 +73,7 @@ class DatasetSource(ImageSource):
 
         limit = self.count if limit is None else min(limit, self.count)
         for batch in iterate(self.dataset, batch_size, limit=limit):
-            yield to_uint8(batch[self.key])
+            yield batch[self.key] if self.key == "point" else to_uint8(batch[self.key])
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -199,7 +202,7 @@ class GeneratorSource(ImageSource):
     Batches have `batch_size` of this source whatever the caller asks, so that the images depend on its arguments alone.
 
     Args:
-        sample: called as sample(n, generator), returns images in [-1, 1] or uint8, shape (n, c, h, w).
+        sample: called as sample(n, generator), returns images in [-1, 1] or uint8, shape (n, c, h, w), or points (n, dim).
         count: how many are drawn.
         batch_size: how many at a time.
         seed: of the torch.Generator (on the CPU) that is handed to `sample`.
@@ -235,11 +238,13 @@ class GeneratorSource(ImageSource):
             size = min(self.batch_size, remaining)
             with torch.no_grad():
                 images = self.sample(size, generator)
-            if images.ndim != 4 or len(images) != size:
-                raise MetricError(f"{self.name}: expected {size} images (n, c, h, w), got shape {tuple(images.shape)}")
+            if images.ndim not in (2, 4) or len(images) != size:
+                raise MetricError(
+                    f"{self.name}: expected {size} images (n, c, h, w) or points (n, dim), got shape {tuple(images.shape)}"
+                )
             if images.dtype.is_floating_point and not torch.isfinite(images).all():
-                raise MetricError(f"{self.name}: expected finite images, got NaN or Inf; the model has diverged")
-            yield to_uint8(images)
+                raise MetricError(f"{self.name}: expected finite samples, got NaN or Inf; the model has diverged")
+            yield to_uint8(images) if images.ndim == 4 else images
             remaining -= size
 
     def describe(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def resolve(
 
     Args:
         name: "inception", "classifier", "rotation", "pixels", or "auto": "classifier" for a data set with classes,
-            "rotation" for one without.
+            "rotation" for one without, the points themselves for a set of points.
         train: ImageDataset that classifier and rotation learn from, on the first use of that data.
         held_out: ImageDataset that their accuracy is measured on.
         weights: Inception's file.
@@ -66,6 +66,12 @@ def resolve(
             f"extractor {name!r}: expected a data set to learn from, got none; name one, or use 'inception' with "
             "--inception-weights PATH"
         )
+    if train.kind == "points":
+        if name != "auto":
+            raise MetricError(f"extractor {name!r}: expected a data set of images, got points ({train.name}); use 'auto'")
+        from genlab.metrics.extractors.points import PointExtractor
+
+        return PointExtractor(train.modes, train.std, device=device)
     from genlab.metrics.extractors.trained import classifier_extractor, rotation_extractor
 
     labelled = train.kind == "images" and bool(train.num_classes)
