@@ -1,8 +1,8 @@
 """Data sets by name, and the streams that feed them to training and evaluation.
 
-`build(config, split)` gives an `ImageDataset`; `BatchStream` draws training batches from it, `iterate` passes over it once
-in order. Samples are float32 in [-1, 1], (C, H, W). `check(path)` reports everything that is wrong with a folder or
-archive of images. To add a set: one file with a builder under `@register`, imported below.
+`build(config, split)` gives an `ImageDataset`; `BatchStream` draws training batches from it, `iterate` passes over it
+once in order. Samples are float32 in [-1, 1], (C, H, W). `check(path)` reports everything that is wrong with a folder
+or archive of images. To add a set: one file with a builder under `@register`, imported below.
 """
 
 from genlab.data import cifar, digits, drawn, folders, idx, large_sets, pairs, points  # noqa: F401  (fills the catalogue)

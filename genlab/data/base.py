@@ -52,7 +52,9 @@ class View:
     def of(cls, config: DataConfig) -> View:
         size = config.height_width
         if config.jitter is not None and config.jitter < min(size):
-            raise DataError(f"data.jitter: expected at least the shorter side of data.image_size ({min(size)}), got {config.jitter}")
+            raise DataError(
+                f"data.jitter: expected at least {min(size)}, the shorter side of data.image_size, got {config.jitter}"
+            )
         return cls(size, config.flip, config.jitter)
 
     @property
@@ -77,7 +79,7 @@ class View:
         if self.load_size != self.size:
             tops = (moves.top * (self.load_size[0] - height + 1)).astype(int)
             lefts = (moves.left * (self.load_size[1] - width + 1)).astype(int)
-            cuts = [image[:, t : t + height, x : x + width] for image, t, x in zip(images, tops, lefts)]
+            cuts = [image[:, t : t + height, x : x + width] for image, t, x in zip(images, tops, lefts, strict=True)]
             images = torch.stack(cuts)
         if self.flip:
             mirrored = torch.from_numpy(moves.flip < 0.5)
@@ -161,7 +163,9 @@ class PictureDataset(ImageDataset):
 
     kind = "images"
 
-    def __init__(self, source: PictureSource, view: View, picked: np.ndarray, labels: np.ndarray | None, **facts: Any) -> None:
+    def __init__(
+        self, source: PictureSource, view: View, picked: np.ndarray, labels: np.ndarray | None, **facts: Any
+    ) -> None:
         super().__init__(image_shape=(source.channels, *view.size), **facts)
         self.in_memory = getattr(source, "in_memory", False)
         self._source, self._view, self._picked = source, view, picked

@@ -42,7 +42,7 @@ class CheckReport:
 
     Attributes:
         path: what was checked.
-        layout: "folder", "zip", "idx" or "cifar".
+        layout: "folder", "zip", "idx", "cifar" or "idx and cifar".
         images: number of readable images.
         sizes: images by (height, width).
         formats: images by channels and bits, such as "3 channels, 8 bit".
@@ -104,18 +104,20 @@ def check(
     Args:
         path: what to check.
         paired: True demands a partner for every file of two domains, or an even width of files side by side; None
-            demands partners where at least half of the files of two domains have one.
+            demands partners in folders A and B where at least half of the files have one.
         progress: called with (files read, files in all) after each file.
 
     Raises:
         DataError: nothing at that path, or neither a folder nor a zip archive.
     """
     root = Path(path).expanduser()
-    report = _check_idx(root) or _check_cifar(root)
-    if report is None:
+    report = CheckReport(str(root), "")
+    layouts = [name for name, look in (("idx", _check_idx), ("cifar", _check_cifar)) if look(root, report)]
+    if not layouts:
         tree = open_tree(root)
-        report = CheckReport(str(root), "folder" if root.is_dir() else "zip")
+        layouts = ["folder" if root.is_dir() else "zip"]
         _check_tree(tree, report, paired, progress)
+    report.layout = " and ".join(layouts)
     report.findings.sort(key=lambda finding: finding.severity)
     return report
 
@@ -183,7 +185,9 @@ def _check_uniform(tree: FileTree, report: CheckReport, readable: list[_Inspecti
             report.add("warning", "bits", label, f"{found.bits} bit, where most files have {usual_bits}")
         # Without a size that most files share there is nothing to be odd against.
         if (height, width) != (usual_height, usual_width) and 2 * agreeing > len(readable):
-            report.add("warning", "size", label, f"{width} x {height}, where most files are {usual_width} x {usual_height}")
+            report.add(
+                "warning", "size", label, f"{width} x {height}, where most files are {usual_width} x {usual_height}"
+            )
 
 
 def _check_duplicates(tree: FileTree, report: CheckReport, readable: list[_Inspection]) -> None:
@@ -225,23 +229,25 @@ def _check_halves(tree: FileTree, report: CheckReport, readable: list[_Inspectio
             report.add("error", "odd-width", label, f"expected an even width (A and B side by side), got {width}")
 
 
-def _check_partners(tree: FileTree, report: CheckReport, placed: list[Placed], groups: list[str], demanded: bool) -> None:
+def _check_partners(
+    tree: FileTree, report: CheckReport, placed: list[Placed], groups: list[str], demanded: bool
+) -> None:
     sides = [{(item.split, item.key): item for item in placed if item.group == group} for group in groups]
     shared = sides[0].keys() & sides[1].keys()
-    if not demanded and 2 * len(shared) < max(len(side) for side in sides):
+    # Two classes with numbered files look like two domains; only the names A and B say that they are.
+    paired_by_design = [group.upper() for group in groups] == ["A", "B"]
+    if not demanded and not (paired_by_design and 2 * len(shared) >= max(len(side) for side in sides)):
         return
     for side, lacking in ((sides[0], groups[1]), (sides[1], groups[0])):
         for name in sorted(side.keys() - shared, key=str):
             report.add("error", "unpaired", tree.label(side[name].entry), f"no file of that name in {lacking}")
 
 
-def _check_idx(root: Path) -> CheckReport | None:
+def _check_idx(root: Path, report: CheckReport) -> bool:
+    """Reads every MNIST-like part below `root`; False when there is none."""
     folders = (root, root / "raw", root / "MNIST" / "raw", root / "FashionMNIST" / "raw")
     names = [name for part in idx.PREFIXES for name in idx.idx_files(part)]
     found = [folder for folder in folders if any(idx.locate(folder, name) for name in names)]
-    if not found:
-        return None
-    report = CheckReport(str(root), "idx")
     for folder in found:
         for part in idx.PREFIXES:
             try:
@@ -250,19 +256,19 @@ def _check_idx(root: Path) -> CheckReport | None:
                 _add_message(report, error)
             else:
                 _count_array(report, images[..., None], labels, f"{folder.parent.name} {part}")
-    return report
+    return bool(found)
 
 
-def _check_cifar(root: Path) -> CheckReport | None:
-    report = None
+def _check_cifar(root: Path, report: CheckReport) -> bool:
+    """Reads every file of CIFAR-10 and CIFAR-100 below `root`; False when there is none."""
+    found = False
     for layout in (cifar.CIFAR10, cifar.CIFAR100):
         for folder in (root, root / layout.folder):
-            if folder.name != layout.folder or not folder.is_dir():
-                continue
-            report = report or CheckReport(str(root), "cifar")
-            for name in (*layout.files("all"), layout.meta):
-                _check_cifar_file(report, folder, name, layout)
-    return report
+            if folder.name == layout.folder and folder.is_dir():
+                found = True
+                for name in (*layout.files("all"), layout.meta):
+                    _check_cifar_file(report, folder, name, layout)
+    return found
 
 
 def _check_cifar_file(report: CheckReport, folder: Path, name: str, layout: cifar.CifarLayout) -> None:

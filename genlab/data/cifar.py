@@ -96,8 +96,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
         if len(data) > MAX_UNPACKED:
             raise pickle.UnpicklingError(f"more than {MAX_UNPACKED} bytes unpacked")
         content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # noqa: BLE001  a pickle machine fed with broken bytes raises whatever it likes
-        raise DataError(f"{path}: expected a batch of CIFAR's python version, got a file that is not ({error}); copy it again") from None
+    except Exception as error:  # a pickle machine fed with broken bytes raises whatever it likes
+        raise DataError(
+            f"{path}: expected a file of CIFAR's python version, got another ({error}); copy it again"
+        ) from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a dictionary, got {type(content).__name__}; copy it again")
     return content
@@ -112,16 +114,19 @@ def read_batch(path: Path, layout: CifarLayout) -> tuple[np.ndarray, np.ndarray]
     content = read_pickle(path)
     data, labels = content.get("data"), content.get(layout.label_key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise DataError(f"{path}: expected key 'data' with uint8 (N, 3072), got {getattr(data, 'shape', type(data).__name__)}")
+        got = getattr(data, "shape", type(data).__name__)
+        raise DataError(f"{path}: expected key 'data' with uint8 (N, 3072), got {got}; copy it again")
     valid = isinstance(labels, list) and len(labels) == len(data) and all(isinstance(label, int) for label in labels)
     if not valid or not all(0 <= label < layout.num_classes for label in labels):
-        raise DataError(f"{path}: expected key {layout.label_key!r} with {len(data)} labels below {layout.num_classes}")
+        expected = f"key {layout.label_key!r} with {len(data)} labels below {layout.num_classes}"
+        raise DataError(f"{path}: expected {expected}; copy it again")
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, dtype=np.int64)
 
 
 def read_class_names(path: Path, layout: CifarLayout) -> list[str]:
     names = read_pickle(path).get(layout.names_key)
-    if not isinstance(names, list) or len(names) != layout.num_classes or not all(isinstance(name, str) for name in names):
+    valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not valid or len(names) != layout.num_classes:
         raise DataError(f"{path}: expected key {layout.names_key!r} with {layout.num_classes} names; copy it again")
     return names
 

@@ -63,13 +63,15 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         )
     try:
         if _is_sixteen_bit_colour_png(data):
-            return _decode_sixteen_bit_png(data)
+            return _decode_sixteen_bit_png(data, name)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _to_array(image, name)
     except DataError:
         raise
-    except Exception as error:  # noqa: BLE001  a decoder fed with broken bytes raises whatever it likes: OSError, SyntaxError, struct.error
+    except (
+        Exception
+    ) as error:  # a decoder fed with broken bytes raises whatever it likes: OSError, SyntaxError, struct.error
         detail = " ".join(str(error).split()) or type(error).__name__
         raise TruncatedImageError(
             f"{name}: expected a whole image, got one that breaks off or is damaged ({detail}); "
@@ -98,7 +100,7 @@ def open_header(data: bytes, name: str) -> Image.Image:
         raise NotAnImageError(
             f"{name}: expected an image, got bytes of no known image format; remove it; {CHECK_HINT}"
         ) from None
-    except Exception as error:  # noqa: BLE001  broken headers reach the format plugins, which raise whatever they like
+    except Exception as error:  # broken headers reach the format plugins, which raise whatever they like
         detail = " ".join(str(error).split()) or type(error).__name__
         raise TruncatedImageError(f"{name}: expected an image, got a damaged header ({detail}); remove it") from None
 
@@ -113,7 +115,8 @@ def _to_array(image: Image.Image, name: str) -> np.ndarray:
     mode = _EIGHT_BIT_MODES.get(image.mode)
     if mode is None:
         raise NotAnImageError(
-            f"{name}: expected 8 or 16 bits and 1 to 4 channels, got Pillow's mode {image.mode}; save it as 8- or 16-bit PNG"
+            f"{name}: expected 8 or 16 bits and 1 to 4 channels, got Pillow's mode {image.mode}; "
+            "save it as 8- or 16-bit PNG"
         )
     if "transparency" in image.info:
         mode = _WITH_ALPHA.get(mode, mode)
@@ -122,14 +125,22 @@ def _to_array(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _is_sixteen_bit_colour_png(data: bytes) -> bool:
-    # IHDR is always the first chunk: bit depth at byte 24, colour type at byte 25 (0 is grey, which Pillow reads whole).
+    # IHDR is always the first chunk: bit depth at byte 24, colour type at byte 25 (0 is grey, which Pillow keeps).
     return data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25 and data[24] == 16 and data[25] != 0
 
 
-def _decode_sixteen_bit_png(data: bytes) -> np.ndarray:
+def _decode_sixteen_bit_png(data: bytes, name: str) -> np.ndarray:
     """Pillow cuts 16-bit colour PNG down to 8 bits; torchvision's decoder keeps them."""
     import torch
-    from torchvision.io import ImageReadMode, decode_png
 
-    decoded = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    try:
+        from torchvision.io import ImageReadMode, decode_png
+    except ImportError:
+        raise NotAnImageError(
+            f"{name}: expected a torchvision with io.decode_png, which reads 16-bit colour PNG, got one without; "
+            "save the file as 8-bit PNG"
+        ) from None
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torchvision 0.29 announces its removal, without a date
+        decoded = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
     return np.moveaxis(decoded.numpy(), 0, 2)

@@ -1,7 +1,7 @@
 """Pictures drawn from their index: classes, aligned pairs and two domains that need no file and no network.
 
-Every shape is a signed distance function over the whole batch; coverage of a pixel is the distance to the edge clipped to
-one pixel, which is the anti-aliasing. Distances are in units of half the shorter side, y pointing down.
+Every shape is a signed distance function over the whole batch; coverage of a pixel is the distance to the edge clipped
+to one pixel, which is the anti-aliasing. Distances are in units of half the shorter side, y pointing down.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _SEED = 2
 _FILLS = np.array([(0.86, 0.24, 0.22), (0.20, 0.42, 0.85), (0.22, 0.65, 0.32), (0.95, 0.77, 0.18), (0.58, 0.30, 0.74)])
 
 Plane = tuple[np.ndarray, np.ndarray]
+Draw = Callable[[np.ndarray, "tuple[int, int]"], np.ndarray]
 
 
 def plane(size: tuple[int, int]) -> Plane:
@@ -131,7 +132,7 @@ class DrawnPictures:
 
     in_memory = True
 
-    def __init__(self, draw: Callable[[np.ndarray, tuple[int, int]], np.ndarray], numbers: np.ndarray, config: DataConfig):
+    def __init__(self, draw: Draw, numbers: np.ndarray, config: DataConfig) -> None:
         self._draw, self._numbers = draw, numbers
         self.channels = config.channels or 3
 
@@ -141,7 +142,8 @@ class DrawnPictures:
     def batch(self, indices: np.ndarray, size: tuple[int, int]) -> Tensor:
         """uint8 (N, channels, *size)."""
         pixels = np.rint(self._draw(self._numbers[indices], size) * 255).astype(np.uint8)
-        flat = convert_channels(pixels.reshape(-1, size[1], 3), self.channels)  # pixelwise, so the batch can be one picture
+        # The conversion is pixelwise, so that the whole batch can pass as one tall picture.
+        flat = convert_channels(pixels.reshape(-1, size[1], 3), self.channels)
         return torch.from_numpy(flat.reshape(len(indices), *size, self.channels)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -245,11 +247,13 @@ def build_shapes(config: DataConfig, split: str) -> ImageDataset:
     numbers = split_indices(split, TRAIN_COUNT, TEST_COUNT)
     chosen = select(config, len(numbers), shape_of(numbers), SHAPES)
     source = DrawnPictures(draw_shapes, numbers, config)
-    facts = _facts(config, split)
-    return PictureDataset(source, View.of(config), chosen.picked, chosen.labels, class_names=chosen.class_names, **facts)
+    facts = {**_facts(config, split), "class_names": chosen.class_names}
+    return PictureDataset(source, View.of(config), chosen.picked, chosen.labels, **facts)
 
 
-@register("outline_pairs", kind="paired", summary="10,000 drawn pairs: outlined shapes (A) and the same filled by kind (B)")
+@register(
+    "outline_pairs", kind="paired", summary="10,000 drawn pairs: outlined shapes (A), the same filled by kind (B)"
+)
 def build_outline_pairs(config: DataConfig, split: str) -> ImageDataset:
     numbers = split_indices(split, TRAIN_COUNT, TEST_COUNT)
     picked = select(config, len(numbers)).picked
@@ -257,7 +261,7 @@ def build_outline_pairs(config: DataConfig, split: str) -> ImageDataset:
     return PairedDataset(DrawnPairs(outlines, filled, config), View.of(config), picked, **_facts(config, split))
 
 
-@register("two_domains", kind="unpaired", summary="drawn and unpaired: warm circles (A) and cool squares (B), 10,000 each")
+@register("two_domains", kind="unpaired", summary="drawn, unpaired: warm circles (A), cool squares (B), 10,000 each")
 def build_two_domains(config: DataConfig, split: str) -> ImageDataset:
     numbers = split_indices(split, TRAIN_COUNT, TEST_COUNT)
     select(config, len(numbers))

@@ -21,7 +21,7 @@ def download_with_torchvision(class_name: str, root: Path, **arguments: Any) -> 
     try:
         root.mkdir(parents=True, exist_ok=True)
         getattr(torchvision.datasets, class_name)(str(root), download=True, **arguments)
-    except Exception as error:  # noqa: BLE001  urllib, gdown, tarfile and torchvision's own checks raise what they like
+    except Exception as error:  # urllib, gdown, tarfile and torchvision's own checks raise what they like
         detail = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"data.download: torchvision could not fetch {class_name} into {root} ({detail}); "

@@ -55,7 +55,7 @@ class FileTree:
                 try:
                     status = os.stat(full)
                 except OSError as error:
-                    raise DataError(f"{full}: cannot be read ({error.strerror}); remove the broken link or file") from None
+                    raise DataError(f"{full}: cannot be read ({error.strerror}); remove the broken link") from None
                 path = PurePosixPath(Path(full).relative_to(self.root)).as_posix()
                 yield Entry(path, status.st_size, status.st_mtime_ns, full)
 
@@ -90,9 +90,8 @@ class FileTree:
         found = [entry for entry in self.entries if entry.is_image]
         if not found:
             have = f"{len(self.entries)} files of other kinds" if self.entries else "an empty folder or archive"
-            raise DataError(
-                f"{self.root}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), got {have}; give another data.root"
-            )
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(f"{self.root}: expected images ({suffixes}), got {have}; give another data.root")
         for entry in found:
             if entry.size == 0:
                 raise DataError(
@@ -116,7 +115,7 @@ class ZipTree(FileTree):
             try:
                 self._archive = zipfile.ZipFile(self.root)
             except zipfile.BadZipFile as error:
-                raise DataError(f"{self.root}: expected a zip archive, got a damaged one ({error}); copy it again") from None
+                raise DataError(f"{self.root}: expected a whole zip archive ({error}); copy it again") from None
             except OSError as error:
                 raise DataError(f"{self.root}: cannot be read ({error.strerror})") from None
             self._owner = os.getpid()
@@ -151,7 +150,9 @@ class ZipTree(FileTree):
                 return self._capped(stream.read(MAX_FILE_BYTES + 1), entry)
         except DataError:
             raise
-        except Exception as error:  # noqa: BLE001  zlib.error, BadZipFile, RuntimeError (encrypted), NotImplementedError (method), EOFError
+        except (
+            Exception
+        ) as error:  # zlib.error, BadZipFile, RuntimeError (encrypted), NotImplementedError (method), EOFError
             raise DataError(f"{self.label(entry)}: cannot be unpacked ({error}); make the archive again") from None
 
     def label(self, entry: Entry) -> str:
@@ -175,7 +176,7 @@ def open_tree(path: str | os.PathLike[str]) -> FileTree:
     if root.is_file() and root.stat().st_size == 0:
         raise DataError(f"{root}: expected a folder or a zip archive, got a file of zero bytes; copy it again")
     if not zipfile.is_zipfile(root):
-        raise DataError(f"{root}: expected a folder or a zip archive, got another kind of file (or a truncated archive)")
+        raise DataError(f"{root}: expected a folder or a zip archive, got another or a truncated file; copy it again")
     return ZipTree(root)
 
 

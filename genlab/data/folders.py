@@ -15,7 +15,7 @@ from genlab.data.catalogue import register, require_root
 from genlab.data.decoding import decode_image
 from genlab.data.files import Entry, FileTree, open_tree
 from genlab.data.layout import FILE_SPLITS, groups_of, place, take_split
-from genlab.data.pixels import convert_channels, pixels_to_tensor, resize_pixels
+from genlab.data.pixels import clear_hidden, convert_channels, pixels_to_tensor, resize_pixels
 from genlab.data.selection import select
 from genlab.errors import DataError
 
@@ -54,7 +54,7 @@ class FilePictures:
                 f"{self.tree.label(self.entries[index])}: expected {self.channels} channels as in "
                 f"{self.tree.label(self.entries[0])}, got {pixels.shape[2]}; set data.channels to convert every file"
             )
-        pixels = convert_channels(pixels, self.channels)
+        pixels = clear_hidden(convert_channels(pixels, self.channels))
         return pixels_to_tensor(resize_pixels(pixels, size, self._resize, self._interpolation))
 
     def batch(self, indices: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -22,7 +22,8 @@ from genlab.errors import DataError
 PREFIXES = {"train": "train", "test": "t10k"}
 MAX_UNPACKED = 16 + 28 * 28 * 100_000
 DIGIT_NAMES = [str(digit) for digit in range(10)]
-FASHION_NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FASHION_NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+FASHION_NAMES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
 def idx_files(part: str) -> tuple[str, str]:
@@ -49,7 +50,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
         raise DataError(
-            f"{path}: expected an idx file of unsigned bytes with {dimensions} dimensions, got header {data[:4].hex() or 'nothing'}"
+            f"{path}: expected an idx file of unsigned bytes with {dimensions} dimensions, "
+            f"got header {data[:4].hex() or 'nothing'}; copy it again"
         )
     shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4))
     expected = int(np.prod(shape, dtype=np.int64))
@@ -66,16 +68,19 @@ def read_part(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
         DataError: a file is missing or damaged, counts differ, a label is not in 0..9.
     """
     arrays = []
-    for name, rank in zip(idx_files(part), (3, 1)):
+    for name, rank in zip(idx_files(part), (3, 1), strict=True):
         path = locate(folder, name)
         if path is None:
-            raise DataError(f"{folder}: expected {name} or {name}.gz, got neither; set data.download=true or copy it there")
+            raise DataError(f"{folder}: expected {name} or {name}.gz, got neither; set data.download=true or copy it")
         arrays.append(read_idx(path, rank))
     images, labels = arrays
     if len(images) != len(labels):
-        raise DataError(f"{folder}: expected as many {part} labels as images ({len(images)}), got {len(labels)}")
+        raise DataError(
+            f"{folder}: expected as many {part} labels as images ({len(images)}), got {len(labels)}; copy both"
+        )
     if len(labels) and labels.max() > 9:
-        raise DataError(f"{folder}: expected {part} labels from 0 to 9, got {labels.max()}; copy {idx_files(part)[1]} again")
+        file = idx_files(part)[1]
+        raise DataError(f"{folder}: expected labels from 0 to 9 in {file}, got {labels.max()}; copy it again")
     return images, labels.astype(np.int64)
 
 

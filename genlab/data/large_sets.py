@@ -60,10 +60,11 @@ def _read_svhn(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path, variable_names=["X", "y"])
         pixels, labels = np.asarray(content["X"]), np.asarray(content["y"]).reshape(-1).astype(np.int64)
-    except Exception as error:  # noqa: BLE001  scipy raises many kinds on a damaged file
-        raise DataError(f"{path}: expected SVHN's variables X and y, got a file without ({error}); copy it again") from None
-    if pixels.dtype != np.uint8 or pixels.shape[:3] != (32, 32, 3) or pixels.ndim != 4 or pixels.shape[3] != len(labels):
-        raise DataError(f"{path}: expected X of uint8 (32, 32, 3, {len(labels)}), got {pixels.dtype} {pixels.shape}")
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise DataError(f"{path}: expected SVHN's variables X and y ({error}); copy it again") from None
+    expected = (32, 32, 3, len(labels))
+    if pixels.dtype != np.uint8 or pixels.shape != expected:
+        raise DataError(f"{path}: expected X of uint8 {expected}, got {pixels.dtype} {pixels.shape}; copy it again")
     if len(labels) and not (labels.min() >= 0 and labels.max() <= 10):
         raise DataError(f"{path}: expected labels from 1 to 10, got {labels.min()} to {labels.max()}; copy it again")
     return np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), labels % 10
@@ -113,7 +114,7 @@ def _celeba_part(tree: FileTree, partition: Path, split: str) -> list[Entry]:
         if split not in ("all", CELEBA_PARTS[fields[1]]):
             continue
         if fields[0] not in by_name:
-            raise DataError(f"{tree.root}: expected {fields[0]}, which {partition.name} lists, got no such file; copy it again")
+            raise DataError(f"{tree.root}: expected {fields[0]}, listed in {partition.name}, got no such file; copy it")
         entries.append(by_name[fields[0]])
     if not entries:
         raise DataError(f"{partition}: expected files of split {split}, got none; use another split")
@@ -168,7 +169,7 @@ def _import_lmdb() -> Any:
     try:
         import lmdb
     except ImportError:
-        raise DataError("data set 'lsun': expected the package lmdb, which reads its files, got none; pip install lmdb") from None
+        raise DataError("data set 'lsun': expected the package lmdb, got none; pip install lmdb") from None
     return lmdb
 
 

@@ -42,7 +42,7 @@ def place(entries: Sequence[Entry]) -> list[Placed]:
     if all(joined):
         return [
             Placed(entry, match[1].lower(), match[2].upper(), _key(entry.parts[1:]))
-            for entry, match in zip(entries, joined)
+            for entry, match in zip(entries, joined, strict=True)
             if match
         ]
     placed = []
@@ -101,21 +101,21 @@ def take_split(
     have = {split or "train" for split in splits}
     pool = [row for row, split in enumerate(splits) if (split or "train") == "train"]
     if wanted == "train" and not pool:
-        raise DataError(f"{where}: expected a train folder beside {', '.join(sorted(have))}, got none; use data.split=all")
+        raise DataError(f"{where}: expected a train folder, got only {', '.join(sorted(have))}; use data.split=all")
     other = {"val": "test", "test": "val"}.get(wanted)
     if wanted != "train" and wanted in have:
-        return [item for item, split in zip(items, splits) if split == wanted], ()
+        return [item for item, split in zip(items, splits, strict=True) if split == wanted], ()
     if other in have:
         note = f"{wanted}: no such folder in {where}; its {other} folder is used"
-        return [item for item, split in zip(items, splits) if split == other], (note,)
+        return [item for item, split in zip(items, splits, strict=True) if split == other], (note,)
     if wanted == "train" and len(have) > 1:
         return [items[row] for row in pool], ()
     kept = held_out([names[row] for row in pool], holdout)
     rows = np.flatnonzero(kept if wanted != "train" else ~kept)
     if len(rows) == 0:
         raise DataError(
-            f"{where}: expected a {wanted} folder or files to hold out, got {len(pool)} files and data.holdout={holdout}; "
-            "set data.holdout, or use split train or all"
+            f"{where}: expected a {wanted} folder or files to hold out, got {len(pool)} files and "
+            f"data.holdout={holdout}; set data.holdout, or use split all"
         )
     note = f"{int(kept.sum())} of {len(pool)} samples of {where} are held out for testing (data.holdout={holdout})"
     return [items[pool[row]] for row in rows], (note,) if kept.any() else ()

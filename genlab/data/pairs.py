@@ -31,7 +31,7 @@ class SideBySidePairs:
     def batch(self, indices: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(input, target), each float32 (N, channels, *size)."""
         pairs = [self._halves(int(index), size) for index in indices]
-        a, b = (torch.stack(side) for side in zip(*pairs))
+        a, b = (torch.stack(side) for side in zip(*pairs, strict=True))
         return (b, a) if self._swap else (a, b)
 
     def _halves(self, index: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ class SideBySidePairs:
         width = pixels.shape[1]
         if width % 2:
             label = self._files.tree.label(self._files.entries[index])
-            raise DataError(f"{label}: expected an even width (A and B side by side), got {width} pixels; mend or remove it")
+            raise DataError(f"{label}: expected an even width (A and B side by side), got {width} pixels; remove it")
         left, right = pixels[:, : width // 2], pixels[:, width // 2 :]
         return self._files.finish(left, index, size), self._files.finish(right, index, size)
 
@@ -64,7 +64,8 @@ def _require_equal_channels(a: FilePictures, b: FilePictures) -> None:
     if a.channels != b.channels:
         first, second = a.tree.label(a.entries[0]), b.tree.label(b.entries[0])
         raise DataError(
-            f"{second}: expected {a.channels} channels as in {first}, got {b.channels}; set data.channels to convert both domains"
+            f"{second}: expected {a.channels} channels as in {first}, got {b.channels}; "
+            "set data.channels to convert both domains"
         )
 
 

@@ -55,6 +55,13 @@ def convert_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     return np.concatenate([colour, alpha], axis=2)
 
 
+def clear_hidden(pixels: np.ndarray) -> np.ndarray:
+    """The same picture with its colour set to 0 where alpha is 0: files hold arbitrary colours there, unseen."""
+    if not has_alpha(pixels.shape[2]):
+        return pixels
+    return np.where(pixels[:, :, -1:] == 0, 0, pixels).astype(pixels.dtype)
+
+
 def resize_pixels(pixels: np.ndarray, size: tuple[int, int], resize: str, interpolation: str) -> np.ndarray:
     """Brings a picture to a size, with Pillow's antialiasing filters.
 

@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, epoch, index, draw): no state, so workers, shards and resuming cannot change them.
+"""Random numbers as a function of (seed, epoch, index, draw): no state that workers, shards or resuming could change.
 
 Each number is a splitmix64 hash of its coordinates (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
 generators"). Integer arithmetic only: the same bits on every machine and with every version of numpy and torch.

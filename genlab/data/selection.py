@@ -26,7 +26,9 @@ class Selection:
     class_names: list[str] | None
 
 
-def select(config: DataConfig, length: int, labels: np.ndarray | None = None, class_names: Sequence[str] | None = None) -> Selection:
+def select(
+    config: DataConfig, length: int, labels: np.ndarray | None = None, class_names: Sequence[str] | None = None
+) -> Selection:
     """Applies `data.classes`, then `data.limit`.
 
     Kept classes are renumbered 0, 1, ... in the order in which `data.classes` names them.

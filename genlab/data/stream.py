@@ -1,7 +1,7 @@
 """Endless batches for training and one ordered pass for evaluation, the same with any number of workers or processes.
 
-The order of an epoch is a function of (seed, epoch); the augmentation of a sample one of (seed, epoch, index). A position
-in the stream is therefore one number, and going back to it costs nothing.
+The order of an epoch is a function of (seed, epoch); the augmentation of a sample one of (seed, epoch, index). A
+position in the stream is therefore one number, and going back to it costs nothing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class BatchStream:
     """An endless iterator of training batches.
 
     Every process asks for the same global batch and takes its contiguous share, so `world_size` processes together see
-    exactly what one sees. With `drop_last` the samples that do not fill a batch at the end of an epoch are left out of it.
+    exactly what one sees. With `drop_last` the samples that do not fill a batch at the end of an epoch are left out.
 
     Args:
         dataset: what to draw from.
@@ -111,7 +111,7 @@ class BatchStream:
         length = len(dataset)
         if not 1 <= batch_size <= length:
             raise UserError(
-                f"data.batch_size: expected 1 to {length}, the number of samples in {dataset.name!r} ({dataset.split}), "
+                f"data.batch_size: expected 1 to {length}, the samples of {dataset.name!r} ({dataset.split}), "
                 f"got {batch_size}; lower data.batch_size"
             )
         if not 0 <= rank < world_size:
@@ -120,7 +120,7 @@ class BatchStream:
         for size in (batch_size, rest):
             if size % world_size:
                 raise UserError(
-                    f"data.batch_size: expected batches divisible by the number of processes ({world_size}), got {size} "
+                    f"data.batch_size: expected batches divisible by {world_size} processes, got {size} "
                     f"of {length} samples; change data.batch_size"
                 )
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
