@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genlab import _extension
+from genlab.ops import shapes
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -118,10 +119,8 @@ def choose(op: str, impl: str, input: Tensor) -> str:
 
 def effective_dtype(input: Tensor) -> torch.dtype:
     """The dtype a kernel will see: autocast's where it is on, else the input's."""
-    device = input.device.type
-    if input.dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return input.dtype
+    autocast = shapes.autocast_dtype(input) if input.dtype != torch.float64 else None
+    return input.dtype if autocast is None else autocast
 
 
 def native_reasons(op: str, device: str, dtype: torch.dtype) -> list[str]:

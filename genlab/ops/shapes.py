@@ -33,6 +33,14 @@ def shape_text(tensor: Tensor) -> str:
     return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype that torch.autocast gives ops on the tensor's device here; None where it is off."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
 def check_tensors(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Rank, dtype and device of the three tensors of a convolution."""
     if input.dim() != 4:
@@ -41,7 +49,7 @@ def check_tensors(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -
         raise ValueError(f"{op}: expected a 4-dimensional weight, got {shape_text(weight)}")
     if not input.dtype.is_floating_point:
         raise TypeError(f"{op}: expected a floating point input, got {input.dtype}; call input.float() first")
-    autocast = torch.is_autocast_enabled(input.device.type)
+    autocast = autocast_dtype(input) is not None
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
