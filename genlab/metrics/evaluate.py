@@ -146,8 +146,8 @@ def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor) -> None:
     """
     if "is" in metrics and extractor.num_classes is None:
         raise MetricError(
-            f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or 'inception', "
-            "or leave 'is' out"
+            f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or "
+            "'inception', or leave 'is' out"
         )
     if "modes" in metrics and not isinstance(extractor, PointExtractor):
         raise MetricError(f"modes: expected a data set of points with known modes, got features of {extractor.name}")
@@ -184,7 +184,9 @@ def extract(
     inception_score = None
     if "is" in metrics:
         if total is None:
-            raise MetricError(f"is: expected a known number of {what} images; wrap them in IterableSource(images, count)")
+            raise MetricError(
+                f"is: expected a known number of {what} images; wrap them in IterableSource(images, count)"
+            )
         inception_score = InceptionScore(total, protocol.is_splits, protocol.seed)
     seen = 0
     for batch in source.batches(batch_size, protocol.limit):
@@ -276,7 +278,7 @@ def _cache_path(kind: str, fingerprint: str, extractor: FeatureExtractor, choice
 
 
 def score_name(metric: str, extractor: FeatureExtractor) -> str:
-    """"fid" for Inception's pool3; "frechet[<extractor>]" for any other features, and likewise for other metrics."""
+    """ "fid" for Inception's pool3; "frechet[<extractor>]" for any other features, and likewise for other metrics."""
     if extractor.name == "inception":
         return metric
     return f"{'frechet' if metric == 'fid' else metric}[{extractor.name}]"
@@ -334,9 +336,7 @@ def _score_prdc(real: Features, fake: Features, extractor: FeatureExtractor, pro
     return [Score(score_name(name, extractor), value, None, facts) for name, value in values.items()]
 
 
-def _score_modes(
-    real: Features | None, fake: Features, extractor: PointExtractor, protocol: Protocol
-) -> list[Score]:
+def _score_modes(real: Features | None, fake: Features, extractor: PointExtractor, protocol: Protocol) -> list[Score]:
     values = mode_coverage(fake.sample, extractor.modes, extractor.std)
     facts = _facts(None, fake, extractor, protocol, threshold="3 standard deviations", points_kept=len(fake.sample))
     names = {"modes": "modes_covered", "high_quality": "high_quality", "balance": "balance"}

@@ -165,7 +165,7 @@ class ArraySource(ImageSource):
             raise MetricError(f"{self.path}: expected a numpy array in '{member}', got {error}") from None
         if len(shape) != 4 or dtype != np.uint8 or fortran or shape[-1] not in (1, 2, 3, 4) or shape[0] == 0:
             raise MetricError(
-                f"{self.path}: expected '{Path(member).stem}' to be uint8 (n, h, w, c) in C order with 1 to 4 channels, "
+                f"{self.path}: expected '{Path(member).stem}' to be uint8 (n, h, w, c) in C order, c = 1 to 4, "
                 f"got {dtype} {shape}"
             )
         self.shape = shape
@@ -202,7 +202,7 @@ class GeneratorSource(ImageSource):
     Batches have `batch_size` of this source whatever the caller asks, so that the images depend on its arguments alone.
 
     Args:
-        sample: called as sample(n, generator), returns images in [-1, 1] or uint8, shape (n, c, h, w), or points (n, dim).
+        sample: called as sample(n, generator), returns images (n, c, h, w), uint8 or in [-1, 1], or points (n, dim).
         count: how many are drawn.
         batch_size: how many at a time.
         seed: of the torch.Generator (on the CPU) that is handed to `sample`.
@@ -240,7 +240,7 @@ class GeneratorSource(ImageSource):
                 images = self.sample(size, generator)
             if images.ndim not in (2, 4) or len(images) != size:
                 raise MetricError(
-                    f"{self.name}: expected {size} images (n, c, h, w) or points (n, dim), got shape {tuple(images.shape)}"
+                    f"{self.name}: expected {size} images (n, c, h, w) or points (n, dim), got {tuple(images.shape)}"
                 )
             if images.dtype.is_floating_point and not torch.isfinite(images).all():
                 raise MetricError(f"{self.name}: expected finite samples, got NaN or Inf; the model has diverged")
@@ -365,12 +365,12 @@ def run_source(
     device: str | torch.device = "cpu",
 ) -> GeneratorSource:
     """Images drawn from a run's or a checkpoint's generator."""
-    from genlab.checkpoint import load_generator_bundle
+    from genlab.checkpoint import load_bundle
 
-    bundle = load_generator_bundle(path, device=device)
-    facts = {"checkpoint": str(getattr(bundle, "path", path)), "step": getattr(bundle, "step", None)}
+    bundle = load_bundle(path, device=device)
+    facts = {"checkpoint": bundle.path.name, "step": bundle.step, "weights": bundle.weights}
     return GeneratorSource(
-        bundle.sample, samples, batch_size=batch_size, seed=seed, name=Path(path).name, facts=facts
+        bundle.trainer.sample, samples, batch_size=batch_size, seed=seed, name=Path(path).name, facts=facts
     )
 
 

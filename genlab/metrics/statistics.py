@@ -120,8 +120,8 @@ class FeatureStatistics:
         """
         if self.count is not None and self.count < self.dim + 1:
             raise MetricError(
-                f"{what}: expected at least {self.dim + 1} images (features of {self.extractor or 'the extractor'} have "
-                f"{self.dim} dimensions, and fewer give a singular covariance), got {self.count}; "
+                f"{what}: expected at least {self.dim + 1} images (features of {self.extractor or 'the extractor'} "
+                f"have {self.dim} dimensions, and fewer give a singular covariance), got {self.count}; "
                 "give more images or choose an extractor with fewer dimensions"
             )
 
@@ -159,7 +159,9 @@ class FeatureStatistics:
             )
         mean, covariance = arrays["mu"], arrays["sigma"]
         if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
-            raise MetricError(f"{path}: expected mu (dim,) and sigma (dim, dim), got {mean.shape} and {covariance.shape}")
+            raise MetricError(
+                f"{path}: expected mu (dim,) and sigma (dim, dim), got {mean.shape} and {covariance.shape}"
+            )
         if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
             raise MetricError(f"{path}: expected float mu and sigma, got {mean.dtype} and {covariance.dtype}")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):

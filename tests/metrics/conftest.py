@@ -58,7 +58,7 @@ def inception_weights(tmp_path_factory):
         if value.ndim >= 2:
             fan_in = value[0].numel()
             value.copy_(torch.randn(value.shape, generator=generator) * (2.0 / fan_in) ** 0.5)
-        elif key.endswith("running_var") or key.endswith("bn.weight"):
+        elif key.endswith(("running_var", "bn.weight")):
             value.copy_(0.8 + 0.4 * torch.rand(value.shape, generator=generator))
         elif value.is_floating_point():
             value.copy_(0.1 * torch.randn(value.shape, generator=generator))

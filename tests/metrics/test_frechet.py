@@ -32,7 +32,9 @@ def test_commuting_covariances_give_the_distance_of_their_roots():
 
 
 def test_one_dimension_follows_the_closed_form():
-    assert frechet_distance(np.array([1.0]), np.array([[4.0]]), np.array([3.0]), np.array([[9.0]])) == pytest.approx(5.0)
+    assert frechet_distance(np.array([1.0]), np.array([[4.0]]), np.array([3.0]), np.array([[9.0]])) == pytest.approx(
+        5.0
+    )
 
 
 @pytest.mark.parametrize("rank", [1, 3, 30])

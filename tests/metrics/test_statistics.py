@@ -25,7 +25,9 @@ def test_any_cut_of_the_stream_gives_numpys_mean_and_covariance(sizes):
     statistics = streamed(data, sizes)
     assert statistics.count == 500
     np.testing.assert_allclose(statistics.mean.numpy(), data.numpy().mean(axis=0), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(statistics.covariance.numpy(), np.cov(data.numpy(), rowvar=False), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        statistics.covariance.numpy(), np.cov(data.numpy(), rowvar=False), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_a_mean_large_against_the_spread_costs_no_digits():
@@ -96,7 +98,12 @@ def test_saved_statistics_come_back_whole_and_go_on(tmp_path):
     statistics.update(data[:300])
     path = statistics.save(tmp_path / "deeper" / "a.npz")
     loaded = FeatureStatistics.load(path)
-    assert (loaded.count, loaded.extractor, loaded.hash, loaded.protocol) == (300, "net", "abc", {"resize": "none", "k": 3})
+    assert (loaded.count, loaded.extractor, loaded.hash, loaded.protocol) == (
+        300,
+        "net",
+        "abc",
+        {"resize": "none", "k": 3},
+    )
     loaded.update(data[300:])
     torch.testing.assert_close(loaded.covariance, streamed(data, [500]).covariance, rtol=1e-10, atol=1e-12)
     assert [file.name for file in path.parent.iterdir()] == ["a.npz"]

@@ -68,7 +68,9 @@ def resolve(
         )
     if train.kind == "points":
         if name != "auto":
-            raise MetricError(f"extractor {name!r}: expected a data set of images, got points ({train.name}); use 'auto'")
+            raise MetricError(
+                f"extractor {name!r}: expected a data set of images, got points ({train.name}); use 'auto'"
+            )
         from genlab.metrics.extractors.points import PointExtractor
 
         return PointExtractor(train.modes, train.std, device=device)

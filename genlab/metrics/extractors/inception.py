@@ -27,7 +27,7 @@ class InceptionExtractor(FeatureExtractor):
     """Features and logits of the FID Inception network, as `python -m pytorch_fid` computes them.
 
     Input: RGB in [0, 1], bilinear resize to 299x299 (align_corners=False, no antialiasing), then 2 x - 1. Features with
-    dims 2048 are the pool3 layer; 64, 192 and 768 are the spatial means of earlier blocks, as in pytorch-fid. Logits are
+    dims 2048 are the pool3 layer; 64, 192 and 768 are spatial means of earlier blocks, as in pytorch-fid. Logits are
     pool3 times the 1008-class weight without its bias, which is what Salimans et al.'s own Inception Score code feeds
     its softmax.
 
@@ -168,8 +168,8 @@ def _load(network: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError, ValueError, OSError, KeyError) as error:
         raise MetricError(
-            f"inception weights {path}: expected a state dict of tensors alone, got a file that is truncated, of another "
-            f"kind, or holds Python objects ({type(error).__name__})"
+            f"inception weights {path}: expected a state dict of tensors alone, got a file that is truncated, of "
+            f"another kind, or holds Python objects ({type(error).__name__})"
         ) from error
     if not isinstance(state, dict):
         raise MetricError(f"inception weights {path}: expected a state dict, got {type(state).__name__}")
@@ -180,7 +180,7 @@ def _load(network: nn.Module, path: Path) -> None:
     if missing or surplus or odd:
         first = (missing + surplus + odd)[0]
         raise MetricError(
-            f"inception weights {path}: expected pytorch-fid's pt_inception-2015-12-05 ({len(expected)} tensors), got a "
-            f"file with {len(missing)} missing, {len(surplus)} unknown and {len(odd)} misshapen, the first being '{first}'"
+            f"inception weights {path}: expected pytorch-fid's pt_inception-2015-12-05 ({len(expected)} tensors), got "
+            f"{len(missing)} missing, {len(surplus)} unknown and {len(odd)} misshapen, the first being '{first}'"
         )
     network.load_state_dict(state, strict=False)

@@ -223,7 +223,9 @@ def _task_batch(
     if recipe.task == "classify":
         return images, batch["label"].to(device).long()
     turns = torch.randint(0, 4, (len(images),), generator=generator).to(device)
-    turned = torch.stack([torch.rot90(image, int(turn), dims=(1, 2)) for image, turn in zip(images, turns, strict=True)])
+    turned = torch.stack(
+        [torch.rot90(image, int(turn), dims=(1, 2)) for image, turn in zip(images, turns, strict=True)]
+    )
     return turned, turns
 
 
