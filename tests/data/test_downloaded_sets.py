@@ -17,7 +17,7 @@ import torch
 from picture_files import png_bytes, random_pixels
 
 from genlab.config import DataConfig
-from genlab.data import build
+from genlab.data import build, iterate
 from genlab.data.cifar import CIFAR10, CIFAR100, read_batch, read_pickle
 from genlab.data.idx import idx_files, read_idx
 from genlab.errors import DataError
@@ -385,3 +385,4 @@ def test_lsun_travels_to_another_process(lsun_root):
     dataset = set_of("lsun", lsun_root, image_size=9)
     first = dataset[0]["image"]
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["image"], first)
+    assert torch.equal(next(iterate(dataset, 1, workers=1))["image"][0], first)
