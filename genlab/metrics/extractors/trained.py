@@ -176,10 +176,7 @@ def _train(
 ) -> tuple[SmallConvNet, dict[str, Any]]:
     """AdamW with a linear rise and a cosine fall of the rate; nothing outside the network is changed."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = SmallConvNet(recipe.channels, recipe.dim, recipe.num_classes)
-    network.to(device).train()
+    network = _new_network(recipe).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     steps = math.ceil(recipe.images_seen / recipe.batch_size)
     order = _endless_order(len(train), recipe.batch_size, generator)
@@ -195,6 +192,13 @@ def _train(
             if progress is not None and (step % 10 == 0 or step + 1 == steps):
                 progress(f"train {name}", step + 1, steps)
     return network.cpu(), _accuracy(network.eval(), recipe, train, held_out, device)
+
+
+def _new_network(recipe: Recipe) -> SmallConvNet:
+    """Seeded weights, drawn without touching the global generator of a training that evaluates on its way."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return SmallConvNet(recipe.channels, recipe.dim, recipe.num_classes)
 
 
 def _endless_order(count: int, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
@@ -259,7 +263,7 @@ def _read(path: Path, recipe: Recipe) -> tuple[SmallConvNet, dict[str, Any]] | N
         return None
     from safetensors import SafetensorError, safe_open
 
-    network = SmallConvNet(recipe.channels, recipe.dim, recipe.num_classes)
+    network = _new_network(recipe)
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
