@@ -44,10 +44,10 @@ class DataConfig(Section):
     batch_size: int = Field(128, ge=1, description="samples of one optimiser step, over all processes together")
     workers: int = Field(0, ge=0, le=64, description="loader processes for sets that are read from files")
     limit: int | None = Field(None, ge=1, description="use only so many samples of the split, evenly spaced")
-    holdout: float = Field(0.1, ge=0, le=0.5, description="share of a folder without test part that is kept for testing")
+    holdout: float = Field(0.1, ge=0, le=0.5, description="share of a folder without a test part kept for testing")
     classes: list[int | str] | None = Field(None, description="keep only these classes (names or numbers)")
     flip: bool = Field(False, description="mirror left-right with probability one half")
-    jitter: int | None = Field(None, ge=1, description="resize to this size, then crop image_size at random")
+    jitter: int | None = Field(None, ge=1, le=8192, description="resize to this size, then crop image_size at random")
     direction: Literal["a_to_b", "b_to_a"] = Field("a_to_b", description="which half of a pair is the input")
 
     @field_validator("image_size")

@@ -35,8 +35,8 @@ def plane(size: tuple[int, int]) -> Plane:
     """Coordinates of the pixel centres, each (1, H, W)."""
     height, width = size
     half = min(height, width) / 2
-    y = (np.arange(height) + 0.5 - height / 2) / half
-    x = (np.arange(width) + 0.5 - width / 2) / half
+    y = ((np.arange(height) + 0.5 - height / 2) / half).astype(np.float32)
+    x = ((np.arange(width) + 0.5 - width / 2) / half).astype(np.float32)
     grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
     return grid_x[None], grid_y[None]
 
@@ -53,7 +53,7 @@ def shape_distance(shape: np.ndarray, x: np.ndarray, y: np.ndarray, radius: np.n
         x, y: (N, H, W) coordinates about the shape's centre, already turned.
         radius: (N, 1, 1), of the circle around the shape.
     """
-    distance = np.empty(np.broadcast_shapes(x.shape, radius.shape))
+    distance = np.empty(np.broadcast_shapes(x.shape, radius.shape), dtype=np.float32)
     for kind, name in enumerate(SHAPES):
         rows = shape == kind
         if rows.any():
@@ -100,25 +100,26 @@ def hue_colour(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np
 
 
 class _Canvas:
-    """A batch of float RGB pictures in [0, 1] that shapes are painted on."""
+    """A batch of float32 RGB pictures in [0, 1] that shapes are painted on."""
 
     def __init__(self, background: np.ndarray, size: tuple[int, int]) -> None:
         self.x, self.y = plane(size)
         self.pixel = 2.0 / min(size)
         self.room = (size[1] / min(size), size[0] / min(size))
-        self.image = np.broadcast_to(background[:, None, None, :], (len(background), *size, 3)).copy()
+        self.image = np.empty((len(background), *size, 3), dtype=np.float32)
+        self.image[:] = background[:, None, None, :]
 
     def distance(self, shape: np.ndarray, centre: np.ndarray, radius: np.ndarray, turn: np.ndarray) -> np.ndarray:
         """(N, H, W) distances; centre (N, 2) in [-1, 1] of the room that keeps the whole shape inside."""
         free_x, free_y = (np.maximum(room - radius, 0) for room in self.room)
-        x = self.x - (centre[:, 0] * free_x)[:, None, None]
-        y = self.y - (centre[:, 1] * free_y)[:, None, None]
-        cos, sin = np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]
-        return shape_distance(shape, cos * x + sin * y, cos * y - sin * x, radius[:, None, None])
+        columns = (centre[:, 0] * free_x, centre[:, 1] * free_y, np.cos(turn), np.sin(turn), radius)
+        left, top, cos, sin, size = (column.astype(np.float32)[:, None, None] for column in columns)
+        x, y = self.x - left, self.y - top
+        return shape_distance(shape, cos * x + sin * y, cos * y - sin * x, size)
 
     def paint(self, distance: np.ndarray, colour: np.ndarray) -> None:
         cover = np.clip(0.5 - distance / self.pixel, 0, 1)[..., None]
-        self.image = self.image * (1 - cover) + cover * colour[:, None, None, :]
+        self.image += cover * (colour.astype(np.float32)[:, None, None, :] - self.image)
 
 
 class DrawnPictures:
@@ -129,8 +130,6 @@ class DrawnPictures:
         numbers: sample number of each index.
         config: gives the channels; 3 by default.
     """
-
-    in_memory = True
 
     def __init__(self, draw: Draw, numbers: np.ndarray, config: DataConfig) -> None:
         self._draw, self._numbers = draw, numbers
@@ -149,8 +148,6 @@ class DrawnPictures:
 
 class DrawnPairs:
     """Two drawings of the same sample numbers, in the direction asked for."""
-
-    in_memory = True
 
     def __init__(self, a: DrawnPictures, b: DrawnPictures, config: DataConfig) -> None:
         self._sides = (a, b) if config.direction == "a_to_b" else (b, a)

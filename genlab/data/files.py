@@ -25,11 +25,11 @@ class Entry:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return PurePosixPath(self.path).parts
+        return tuple(self.path.split("/"))
 
     @property
     def is_image(self) -> bool:
-        return PurePosixPath(self.path).suffix.lower() in IMAGE_SUFFIXES
+        return os.path.splitext(self.path)[1].lower() in IMAGE_SUFFIXES
 
 
 class FileTree:

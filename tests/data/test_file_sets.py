@@ -79,6 +79,11 @@ def test_missing_test_folder_falls_back_to_val_and_says_so(write, config):
     assert "its val folder is used" in dataset.notes[0]
 
 
+def test_a_train_folder_alone_gives_up_a_share_for_testing(write, config):
+    write.many("train/{}.png", 10)
+    assert [len(build(config("folder"), split)) for split in ("train", "test", "val")] == [9, 1, 1]
+
+
 def test_nothing_to_hold_out_is_an_error(write, config):
     write("only.png")
     with pytest.raises(DataError, match=r"expected a test folder or files to hold out, got 1 files"):

@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 
 from genlab.data.decoding import BombError, EmptyFileError, NotAnImageError, TruncatedImageError, decode_image
 from genlab.data.pixels import FILTERS, clear_hidden, convert_channels, pixels_to_tensor, resize_pixels
+from genlab.errors import DataError
 
 
 def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
@@ -164,6 +165,25 @@ def test_flipped_byte_in_a_png_is_refused():
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(TruncatedImageError, match="damaged"):
         decode_image(bytes(data), "bad.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "gif", "tiff", "webp", "ppm"])
+def test_damaged_bytes_give_pixels_or_a_data_error_and_nothing_else(kind):
+    whole = encoded(Image.fromarray(random_pixels(24, 24, 3, 15)), kind)
+    random = np.random.default_rng(16)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(random.integers(1, 6)):
+            data[random.integers(min(len(data), 200))] = random.integers(256)
+        try:
+            assert decode_image(bytes(data), "x").ndim == 3
+        except DataError as error:
+            assert str(error).startswith("x: expected ")
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused
 
 
 def test_decompression_bomb_is_refused_by_its_header():
