@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from genlab.data import cifar, idx
-from genlab.data.decoding import BombError, EmptyFileError, NotAnImageError, TruncatedImageError, decode_image
+from genlab.data.decoding import (
+    CHECK_HINT,
+    BombError,
+    EmptyFileError,
+    NotAnImageError,
+    TruncatedImageError,
+    decode_image,
+)
 from genlab.data.files import Entry, FileTree, open_tree
 from genlab.data.layout import Placed, groups_of, place
 from genlab.errors import DataError
@@ -161,7 +168,7 @@ def _inspect(tree: FileTree, item: Placed) -> _Inspection:
 def _split_message(found: _Inspection) -> tuple[str, str]:
     """(path, rest) of an error message, which begins with the label of the file."""
     path, _, detail = str(found.fault).partition(": ")
-    return path, detail
+    return path, detail.removesuffix(f"; {CHECK_HINT}")
 
 
 def _check_uniform(tree: FileTree, report: CheckReport, readable: list[_Inspection]) -> None:

@@ -135,10 +135,14 @@ def _build(config: DataConfig, split: str, layout: CifarLayout) -> ImageDataset:
     wanted = (*layout.files(split), layout.meta)
     expected = f"{layout.folder} with {', '.join(wanted)} (each plain or .xz)"
     root = require_root(config, f"the folder that holds {expected}")
-    if config.download:
-        download_with_torchvision(layout.class_name, root)
     candidates = [root / layout.folder, root]
-    folder = first_folder_with(config, candidates, lambda at: all(locate(at, name) for name in wanted), expected)
+    folder = first_folder_with(
+        config,
+        candidates,
+        lambda at: all(locate(at, name) for name in wanted),
+        expected,
+        lambda: download_with_torchvision(layout.class_name, root),
+    )
     paths = [path for path in (locate(folder, name) for name in wanted) if path]
     read = [read_batch(path, layout) for path in paths[:-1]]
     labels = np.concatenate([labels for _, labels in read])

@@ -30,17 +30,30 @@ def download_with_torchvision(class_name: str, root: Path, **arguments: Any) -> 
 
 
 def first_folder_with(
-    config: DataConfig, candidates: Sequence[Path], complete: Callable[[Path], bool], expected: str, hint: str = ""
+    config: DataConfig,
+    candidates: Sequence[Path],
+    complete: Callable[[Path], bool],
+    expected: str,
+    download: Callable[[], object] | None = None,
 ) -> Path:
     """The first of the candidate folders that holds the set.
 
+    Where none does, `download` is called once, if `data.download` allows it: a complete root is left untouched, so that
+    it may be read-only.
+
     Raises:
-        DataError: none does; says what was expected below `data.root` and how to get it.
+        DataError: no folder holds it; says what was expected below `data.root` and how to get it.
     """
-    for folder in candidates:
-        if folder.is_dir() and complete(folder):
-            return folder
-    remedy = hint or "set data.download=true or copy the files there"
+    attempts = 2 if download is not None and config.download else 1
+    for attempt in range(attempts):
+        if attempt:
+            download()
+        for folder in candidates:
+            if folder.is_dir() and complete(folder):
+                return folder
+    remedy = "set data.download=true or copy the files there"
+    if download is None:
+        remedy = "torchvision cannot download this set: fetch it from its authors and unpack it there"
     found = "nothing at that path" if not Path(config.root or "").expanduser().exists() else "files missing"
     raise DataError(f"data set {config.name!r}: data.root={config.root}: expected {expected}, got {found}; {remedy}")
 

@@ -89,10 +89,14 @@ def _build(config: DataConfig, split: str, class_name: str, names: list[str]) ->
     wanted = [name for part in parts for name in idx_files(part)]
     expected = f"{class_name}/raw with {', '.join(wanted)} (each plain or .gz)"
     root = require_root(config, f"the folder that holds {expected}")
-    if config.download:
-        download_with_torchvision(class_name, root)
     candidates = [root / class_name / "raw", root / "raw", root]
-    folder = first_folder_with(config, candidates, lambda at: all(locate(at, name) for name in wanted), expected)
+    folder = first_folder_with(
+        config,
+        candidates,
+        lambda at: all(locate(at, name) for name in wanted),
+        expected,
+        lambda: download_with_torchvision(class_name, root),
+    )
     read = [read_part(folder, part) for part in parts]
     pixels = np.concatenate([images for images, _ in read])[:, :, :, None]
     labels = np.concatenate([labels for _, labels in read])

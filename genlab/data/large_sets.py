@@ -33,11 +33,12 @@ def build_svhn(config: DataConfig, split: str) -> ImageDataset:
     parts = ("train", "test") if split == "all" else (split,)
     wanted = [f"{part}_32x32.mat" for part in parts]
     root = require_root(config, f"the folder that holds {', '.join(wanted)}")
-    if config.download:
-        for part in parts:
-            download_with_torchvision("SVHN", root, split=part)
     folder = first_folder_with(
-        config, [root, root / "SVHN"], lambda at: all((at / name).is_file() for name in wanted), ", ".join(wanted)
+        config,
+        [root, root / "SVHN"],
+        lambda at: all((at / name).is_file() for name in wanted),
+        ", ".join(wanted),
+        lambda: [download_with_torchvision("SVHN", root, split=part) for part in parts],
     )
     read = [_read_svhn(folder / name) for name in wanted]
     labels = np.concatenate([labels for _, labels in read])
@@ -81,9 +82,9 @@ def build_celeba(config: DataConfig, split: str) -> ImageDataset:
     """Liu et al. 2015, aligned and cropped version, split by its own partition file."""
     expected = "celeba/ with list_eval_partition.txt and img_align_celeba (folder or .zip)"
     root = require_root(config, f"the folder that holds {expected}")
-    if config.download:
-        download_with_torchvision("CelebA", root)
-    folder = first_folder_with(config, [root / "celeba", root], _has_celeba, expected)
+    folder = first_folder_with(
+        config, [root / "celeba", root], _has_celeba, expected, lambda: download_with_torchvision("CelebA", root)
+    )
     partition = folder / "list_eval_partition.txt"
     pictures = next(folder / name for name in CELEBA_PICTURES if (folder / name).exists())
     tree = open_tree(pictures)
@@ -179,8 +180,7 @@ def build_lsun(config: DataConfig, split: str) -> ImageDataset:
     expected = f"folders such as bedroom_{'train' if split == 'all' else split}_lmdb"
     root = require_root(config, f"the folder that holds {expected}")
     parts = ("train", "val") if split == "all" else (split,)
-    hint = "torchvision cannot download LSUN: fetch it from its authors and unpack it there"
-    first_folder_with(config, [root], lambda at: any(at.glob(f"*_{parts[0]}_lmdb")), expected, hint)
+    first_folder_with(config, [root], lambda at: any(at.glob(f"*_{parts[0]}_lmdb")), expected)
     folders = {(path.name.rsplit("_", 2)[0], part): path for part in parts for path in root.glob(f"*_{part}_lmdb")}
     found = sorted({category for category, _ in folders})
     names = found if config.classes is None else [_category(wanted, found) for wanted in config.classes]
