@@ -76,6 +76,25 @@ struct MmaInput {
   float c[4];
 };
 
+template <int kDepth>
+inline void multiply_tiles(Lanes<MmaInput, std::array<float, 4>>& lanes, const float (&a)[16][kDepth],
+                           const float (&b)[8][kDepth]) {
+  if (lanes.mask() != ~uint32_t{0}) fail("mma.sync: every lane of the warp must take part");
+  for (uint32_t lane = 0; lane < 32; ++lane) {
+    const MmaInput in = lanes.input(lane);
+    std::array<float, 4> out;
+    for (uint32_t q = 0; q < 4; ++q) {
+      const float* row = a[lane / 4 + q / 2 * 8];
+      const float* column = b[lane % 4 * 2 + q % 2];
+      double sum = in.c[q];
+      for (int k = 0; k < kDepth; ++k) sum += double(row[k]) * column[k];
+      out[q] = static_cast<float>(sum);
+    }
+    lanes.give(lane, out);
+  }
+  ++counters.matrix_products;
+}
+
 // m16n8k16 for 16-bit elements, two to a register: widen(bits) gives the value of one.
 template <float (*widen)(uint16_t)>
 struct Mma16 {
@@ -94,25 +113,7 @@ struct Mma16 {
         b[g][2 * t + 8 + half] = element(in.b[1]);
       }
     }
-    multiply(lanes, a, b);
-  }
-
-  template <int kDepth>
-  static void multiply(Lanes<MmaInput, std::array<float, 4>>& lanes, const float (&a)[16][kDepth], const float (&b)[8][kDepth]) {
-    if (lanes.mask() != ~uint32_t{0}) fail("mma.sync: every lane of the warp must take part");
-    for (uint32_t lane = 0; lane < 32; ++lane) {
-      const MmaInput in = lanes.input(lane);
-      std::array<float, 4> out;
-      for (uint32_t q = 0; q < 4; ++q) {
-        const float* row = a[lane / 4 + q / 2 * 8];
-        const float* column = b[lane % 4 * 2 + q % 2];
-        double sum = in.c[q];
-        for (int k = 0; k < kDepth; ++k) sum += double(row[k]) * column[k];
-        out[q] = static_cast<float>(sum);
-      }
-      lanes.give(lane, out);
-    }
-    ++counters.matrix_products;
+    multiply_tiles(lanes, a, b);
   }
 };
 
@@ -131,17 +132,36 @@ struct MmaTf32 {
       b[g][t] = element(in.b[0]);
       b[g][t + 4] = element(in.b[1]);
     }
-    Mma16<nullptr>::multiply(lanes, a, b);
+    multiply_tiles(lanes, a, b);
   }
 };
 
-template <typename Operation>
-inline void matrix_multiply(const char* name, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+inline float widen_bfloat16(uint16_t bits) { return emulation_bit_cast<float>(uint32_t(bits) << 16); }
+
+inline float widen_float16(uint16_t bits) {
+  const float magnitude = (bits & 0x7c00u) == 0 ? std::ldexp(float(bits & 0x3ffu), -24)
+                          : (bits & 0x7c00u) == 0x7c00u
+                              ? emulation_bit_cast<float>(0x7f800000u | uint32_t(bits & 0x3ffu) << 13)
+                              : emulation_bit_cast<float>((uint32_t(bits & 0x7fffu) << 13) + 0x38000000u);
+  return (bits & 0x8000u) != 0 ? -magnitude : magnitude;
+}
+
+// Does what the PTX instruction of this name does.
+inline void matrix_multiply(const char* instruction, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   MmaInput input;
   std::memcpy(input.a, a, sizeof(a));
   std::memcpy(input.b, b, sizeof(b));
   std::memcpy(input.c, d, sizeof(d));
-  const auto out = meet<std::array<float, 4>, Operation>(name, ~uint32_t{0}, input);
+  std::array<float, 4> out;
+  if (std::strcmp(instruction, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32") == 0) {
+    out = meet<std::array<float, 4>, Mma16<widen_bfloat16>>(instruction, ~uint32_t{0}, input);
+  } else if (std::strcmp(instruction, "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32") == 0) {
+    out = meet<std::array<float, 4>, Mma16<widen_float16>>(instruction, ~uint32_t{0}, input);
+  } else if (std::strcmp(instruction, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32") == 0) {
+    out = meet<std::array<float, 4>, MmaTf32>(instruction, ~uint32_t{0}, input);
+  } else {
+    fail(std::string("no host body for ") + instruction);
+  }
   std::memcpy(d, out.data(), sizeof(d));
 }
 
