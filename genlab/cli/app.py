@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _abandon_stdout()
         return BROKEN_PIPE
     except Exception as error:
-        line = describe_failure(error)
+        line = describe_failure(error, words)
         if line is None or debug:
             traceback.print_exc()
         if line is None:

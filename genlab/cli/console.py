@@ -20,13 +20,17 @@ def is_main_process() -> bool:
 def make_console() -> Console:
     """A console on stdout.
 
-    Off a terminal, lines are not wrapped or cut: another program, or a log, takes them whole.
+    Off a terminal it is wide, so that tables are not cut: another program, or a log, takes them whole.
     """
-    from rich.console import Console
+    import rich.console
 
-    console = Console(highlight=False, soft_wrap=False)
+    class ResultConsole(rich.console.Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `main` knows what to do; rich would exit with 1
+
+    console = ResultConsole(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, width=200)
+        console = ResultConsole(highlight=False, width=200)
     return console
 
 
@@ -55,8 +59,9 @@ def format_score(value: float) -> str:
 
 
 def format_protocol(protocol: dict[str, Any]) -> str:
-    """{"extractor": "x", "real": 3} -> "extractor=x real=3"."""
-    return " ".join(f"{key}={value}" for key, value in protocol.items() if value is not None)
+    """{"dims": 64, "accuracy": 0.98765} -> "dims=64, accuracy=0.9877"."""
+    plain = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in protocol.items()}
+    return ", ".join(f"{key}={value}" for key, value in plain.items())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import typer
@@ -52,12 +52,16 @@ def is_usage_error(error: Exception) -> bool:
     return any(base.__name__ in {"ClickException", "TyperException"} for base in type(error).__mro__)
 
 
-def describe_failure(error: Exception) -> str | None:
-    """The line for stderr, or None when the error is a defect of the lab."""
+def describe_failure(error: Exception, words: Sequence[str] = ()) -> str | None:
+    """The line for stderr, or None when the error is a defect of the lab.
+
+    Args:
+        words: the command line, from which the value of a refused option is taken.
+    """
     if isinstance(error, UserError):
         return one_line(str(error))
     if is_usage_error(error):
-        return _describe_usage(error)
+        return _describe_usage(error, words)
     if isinstance(error, typer.Abort):
         return "stopped by an empty answer"
     if isinstance(error, OSError) and error.errno in _REMEDIES:
@@ -68,11 +72,25 @@ def describe_failure(error: Exception) -> str | None:
     return None
 
 
-def _describe_usage(error: Exception) -> str:
+def _describe_usage(error: Exception, words: Sequence[str]) -> str:
     message = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")
+    message = message.replace("Input should be", "expected")
+    value = _value_of(getattr(error, "param", None), words)
+    given = f", got {value!r}" if value is not None and repr(value) not in message else ""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "genlab"
-    return f"{message[:1].lower()}{message[1:]}; see `{path} --help`"
+    return f"{message[:1].lower()}{message[1:]}{given}; see `{path} --help`"
+
+
+def _value_of(parameter: object, words: Sequence[str]) -> str | None:
+    """The word that stands for an option on the command line; None for arguments and absent options."""
+    for name in getattr(parameter, "opts", ()):
+        for index, word in enumerate(words):
+            if word == name and name.startswith("-") and index + 1 < len(words):
+                return words[index + 1]
+            if name.startswith("--") and word.startswith(f"{name}="):
+                return word.partition("=")[2]
+    return None
 
 
 def one_line(text: str) -> str:

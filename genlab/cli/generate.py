@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genlab.cli.devices import choose_device
 from genlab.errors import UserError
 
+if TYPE_CHECKING:
+    from genlab.checkpoint import Bundle
+
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 100  # pictures drawn at a time, so that memory does not grow with their number
 LARGEST_GRID = 4096
+
+
+class Weights(str, Enum):
+    """Which weights pictures come from."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+class Route(str, Enum):
+    """How two latent vectors are joined."""
+
+    slerp = "slerp"
+    linear = "linear"
+
 
 CheckpointArgument = Annotated[
     Path, typer.Argument(help="A run directory or a .safetensors checkpoint.", metavar="CHECKPOINT_OR_RUN")
@@ -27,13 +45,9 @@ DeviceOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option(help="Seed of the latent vectors; the same seed gives the same pictures.", min=0)
 ]
-
-
-class Route(str, Enum):
-    """How two latent vectors are joined."""
-
-    slerp = "slerp"
-    linear = "linear"
+WeightsOption = Annotated[
+    Weights, typer.Option("--weights", help="The averaged weights where the run has them, or those of the last step.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,11 +72,11 @@ def parse_which(text: str) -> Any:
     raise UserError(f"--which: expected last, best or the step of a checkpoint, got {text!r}")
 
 
-def load_bundle(path: Path, which: str, device: str | None) -> Any:
-    """The trainer in a checkpoint, rebuilt for sampling."""
-    from genlab.checkpoint import find_checkpoint, load_generator_bundle
+def open_model(path: Path, which: str, weights: Weights, device: str | None) -> Bundle:
+    """The model in a checkpoint, rebuilt for sampling."""
+    from genlab.checkpoint import load_bundle
 
-    return load_generator_bundle(find_checkpoint(path, parse_which(which)), device=choose_device(device))
+    return load_bundle(path, parse_which(which), device=choose_device(device), weights=weights.value)
 
 
 def sample(
@@ -74,6 +88,7 @@ def sample(
     ] = Path("samples.png"),
     seed: SeedOption = 0,
     which: WhichOption = "last",
+    weights: WeightsOption = Weights.ema,
     columns: Annotated[
         int | None, typer.Option(help="Pictures in a row of the grid; default: as square as can be.", min=1)
     ] = None,
@@ -81,23 +96,23 @@ def sample(
 ) -> None:
     """Draw new pictures from a trained model."""
     as_grid = check_output(output, count)
-    bundle = load_bundle(checkpoint, which, device)
+    model = open_model(checkpoint, which, weights, device)
     import torch
 
     from genlab.images import save_grid, save_image
 
     generator = torch.Generator().manual_seed(seed)
-    batches = (bundle.sample(min(BATCH, count - start), generator).cpu() for start in range(0, count, BATCH))
+    batches = (model.trainer.sample(min(BATCH, count - start), generator).cpu() for start in range(0, count, BATCH))
     if as_grid:
         path = save_grid(torch.cat(list(batches)), output, columns=columns)
-        print(f"{path}: {count} pictures, step {bundle.step}, seed {seed}")
+        print(f"{path}: {count} pictures, step {model.step}, seed {seed}")
         return
     index = 0
     for batch in batches:
         for picture in batch:
             save_image(picture, output / f"{index:06d}.png")
             index += 1
-    print(f"{output}: {index} pictures, step {bundle.step}, seed {seed}")
+    print(f"{output}: {index} pictures, step {model.step}, seed {seed}")
 
 
 def check_output(output: Path, count: int) -> bool:
@@ -138,21 +153,22 @@ def interpolate(
         Route, typer.Option("--path", help="On the sphere (as normal vectors lie) or on a straight line.")
     ] = Route.slerp,
     which: WhichOption = "last",
+    weights: WeightsOption = Weights.ema,
     device: DeviceOption = None,
 ) -> None:
     """Walk between random points of the latent space; one walk a row."""
     if not check_output(output, rows * steps):
         raise UserError(f"{output}: expected a picture file ({', '.join(PICTURE_SUFFIXES)}), got a folder")
-    bundle = load_bundle(checkpoint, which, device)
+    model = open_model(checkpoint, which, weights, device)
     import torch
 
     from genlab.images import save_grid
     from genlab.interpolation import lerp, slerp
 
     generator = torch.Generator().manual_seed(seed)
-    ends = bundle.latents(2 * rows, generator)
+    ends = model.trainer.latents(2 * rows, generator)
     walk = (slerp if path is Route.slerp else lerp)(ends[0::2], ends[1::2], steps)
     latents = walk.flatten(0, 1)  # (rows * steps, ...): row by row, the order of the grid
-    pictures = torch.cat([bundle.decode(part).cpu() for part in latents.split(BATCH)])
+    pictures = torch.cat([model.trainer.decode(part).cpu() for part in latents.split(BATCH)])
     written = save_grid(pictures, output, columns=steps)
-    print(f"{written}: {rows} walks of {steps} pictures, step {bundle.step}, seed {seed}")
+    print(f"{written}: {rows} walks of {steps} pictures, step {model.step}, seed {seed}")

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from genlab.cli.console import make_console, make_table, progress_reporter
+from genlab.cli.console import format_protocol, make_console, make_table, progress_reporter
 from genlab.cli.devices import choose_device
-from genlab.cli.generate import DeviceOption, WhichOption, load_bundle
+from genlab.cli.generate import DeviceOption, Weights, WeightsOption, WhichOption, open_model
 
 PathArgument = Annotated[
     Path,
     typer.Argument(help="Folder or zip of images, npz of statistics or images, run or checkpoint.", show_default=False),
 ]
-WeightsOption = Annotated[
+InceptionOption = Annotated[
     Path | None,
     typer.Option(
         help="pytorch-fid's Inception file; default: $GENLAB_INCEPTION_WEIGHTS, then its download.", metavar="PATH"
@@ -47,50 +47,42 @@ def evaluate(
         str | None,
         typer.Option(help="auto, inception, classifier, rotation or pixels; default: the run's.", metavar="NAME"),
     ] = None,
-    inception_weights: WeightsOption = None,
+    inception_weights: InceptionOption = None,
     samples: Annotated[
         int | None, typer.Option(help="Pictures drawn; default: the run's evaluate.samples.", min=2)
     ] = None,
     split: Annotated[str | None, typer.Option(help="Part of the data that is compared with.", metavar="SPLIT")] = None,
     seed: SeedOption = 0,
     which: WhichOption = "last",
+    weights: WeightsOption = Weights.ema,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a trained model against its data; rows go to the run's metrics.jsonl."""
     from genlab import metrics as scoring
-    from genlab.checkpoint import find_checkpoint
 
     names = parse_metrics(metrics) if metrics is not None else None
-    path = find_checkpoint(run, _which(which))
-    target = choose_device(device)
-    bundle = load_bundle(path, which, target)
-    settings = bundle.config.evaluate
+    model = open_model(run, which, weights, device)
+    settings = model.config.evaluate
     with progress_reporter() as progress:
         scores = scoring.evaluate_generator(
-            bundle.sample,
-            bundle.config.data,
+            model.trainer.sample,
+            model.config.data,
             extractor=extractor or settings.extractor,
             metrics=names or settings.metrics,
             samples=samples or settings.samples,
             split=split or settings.real_split,
             batch_size=settings.batch_size,
             weights=inception_weights,
-            device=target,
+            device=model.trainer.device,
             protocol=scoring.Protocol(seed=seed),
-            facts={"checkpoint": path.name, "step": bundle.step, "which": which if run.is_dir() else path.stem},
+            facts={"checkpoint": model.path.name, "step": model.step, "weights": model.weights},
             progress=progress,
         )
-    written = _append_scores(path, bundle.step, scores)
+    written = _append_scores(model.path, model.step, scores)
     print_scores(scores, as_json)
     if written is not None and not as_json:
         print(f"written to {written}")
-
-
-def _which(text: str) -> Any:
-    from genlab.cli.generate import parse_which
-
-    return parse_which(text)
 
 
 def _append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:
@@ -111,7 +103,7 @@ def _append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path |
 def fid(
     a: PathArgument,
     b: PathArgument,
-    inception_weights: WeightsOption = None,
+    inception_weights: InceptionOption = None,
     dims: Annotated[
         int, typer.Option(help="Features of 64, 192, 768 or 2048 numbers; only 2048 is called FID.")
     ] = 2048,
@@ -145,7 +137,7 @@ def fid(
 
 def inception_score(
     images: PathArgument,
-    inception_weights: WeightsOption = None,
+    inception_weights: InceptionOption = None,
     samples: Annotated[int, typer.Option(help="Pictures drawn where it is a run.", min=2)] = 50_000,
     limit: LimitOption = None,
     batch_size: BatchOption = 50,
@@ -172,7 +164,7 @@ def inception_score(
 def statistics(
     images: PathArgument,
     output: Annotated[Path, typer.Argument(help="The .npz to write; pytorch-fid reads it too.", metavar="OUT.npz")],
-    inception_weights: WeightsOption = None,
+    inception_weights: InceptionOption = None,
     dims: Annotated[int, typer.Option(help="Features of 64, 192, 768 or 2048 numbers.")] = 2048,
     batch_size: BatchOption = 50,
     device: DeviceOption = None,
@@ -207,6 +199,22 @@ def print_scores(scores: Sequence[Any], as_json: bool) -> None:
     console = make_console()
     columns = ["score", "value", "better", "extractor", "real", "fake"]
     console.print(make_table(None, columns, [[row[c] for c in columns] for row in rows], right=["value"]))
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        names = ", ".join(row["score"] for row in rows if row["protocol"] == protocol)
-        console.print(f"protocol of {names}: {protocol}", style="dim", markup=False)
+    for line in protocol_lines(scores):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+
+
+# Stand in the table's own columns.
+_IN_TABLE = {"extractor", "extractor_hash", "real", "fake"}
+
+
+def protocol_lines(scores: Sequence[Any]) -> list[str]:
+    """What all scores share once, then what only some of them have."""
+    protocols = [{k: v for k, v in s.protocol.items() if k not in _IN_TABLE and v is not None} for s in scores]
+    shared = {key: value for key, value in protocols[0].items() if all(p.get(key) == value for p in protocols)}
+    lines = [f"protocol: {format_protocol(shared)}"]
+    own: dict[str, list[str]] = {}
+    for score, protocol in zip(scores, protocols, strict=True):
+        rest = {key: value for key, value in protocol.items() if key not in shared}
+        if rest:
+            own.setdefault(format_protocol(rest), []).append(score.name)
+    return lines + [f"{', '.join(names)}: {text}" for text, names in own.items()]

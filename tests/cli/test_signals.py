@@ -1,0 +1,76 @@
+"""Ctrl-C, SIGTERM and a reader that goes away: what the process leaves behind and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ENDLESS = ["train", "dcgan_tiny", "train.steps=1000000", "evaluate.metrics=[]", "--device", "cpu", "--run-dir", "run"]
+
+
+def wait_for(path: Path, process: subprocess.Popen, pattern: str) -> None:
+    """Until a file holds the pattern."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and pattern in path.read_text():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never held {pattern!r}")
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_training_after_a_checkpoint(start_genlab, genlab, tmp_path: Path, signum: int, code: int) -> None:
+    process = start_genlab(*ENDLESS)
+    wait_for(tmp_path / "run" / "log.jsonl", process, '"step": 2')
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("stopped after step ")
+    newest = max((tmp_path / "run" / "checkpoints").glob("step_*.safetensors"))
+    assert lines[0].endswith(f"--resume run/checkpoints/{newest.name}")
+    step = int(newest.stem.removeprefix("step_"))
+    assert (tmp_path / "run" / "report.html").is_file()
+    resumed = genlab(
+        "train", "dcgan_tiny", f"train.steps={step + 1}", "evaluate.metrics=[]", "--device", "cpu",
+        "--resume", "auto", "--run-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert resumed.code == 0, resumed.err
+    assert (tmp_path / "run" / "checkpoints" / f"step_{step + 1:08d}.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "signum, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signal_ends_other_verbs_in_one_line(start_genlab, tmp_path: Path, signum: int, code: int, word: str) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "set.zip")  # reading it waits for a writer that never comes
+    process = start_genlab("data", "check", "set.zip")
+    time.sleep(4)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.strip() == f"error: {word}"
+
+
+def test_reader_that_goes_away_is_no_error(start_genlab) -> None:
+    process = start_genlab("list", "datasets")
+    process.stdout.close()
+    assert process.wait(timeout=60) in {0, 141}
+    assert process.stderr.read() == ""
+
+
+def test_second_process_in_a_run_directory_is_refused(start_genlab, genlab, tmp_path: Path) -> None:
+    process = start_genlab(*ENDLESS)
+    wait_for(tmp_path / "run" / "log.jsonl", process, '"step": 2')
+    outcome = genlab("train", "dcgan_tiny", "--device", "cpu", "--resume", "auto", "--run-dir", tmp_path / "run")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert outcome.code == 2 and len(outcome.error_lines) == 1
+    assert "another process" in outcome.err
