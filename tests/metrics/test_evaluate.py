@@ -50,7 +50,9 @@ def test_halves_of_the_real_digits_are_near_and_noise_is_far(classifier, digits)
     assert near["frechet"] < 0.02 * far["frechet"] and near["kid"] < 0.02 * far["kid"]
     assert near["is"] > 9 > 3 > far["is"]
     assert min(near[name] for name in ("precision", "recall", "coverage")) > 0.8
-    assert max(far[name] for name in ("precision", "density", "coverage")) < 0.2
+    assert max(far[name] for name in ("recall", "density", "coverage")) < 0.2
+    # One real outlier's large ball can hold many fakes: what density was made for (Naeem et al. 2020, section 3.1).
+    assert far["density"] < far["precision"] < 0.5
 
 
 def test_a_generator_that_forgets_half_of_the_classes_scores_worse(classifier, digits):
