@@ -132,16 +132,12 @@ def _normalised(
     """
     x = input if input.dtype == torch.float64 else input.float()
     if training:
-        count = input.numel() // input.shape[1]
-        if group is not None:
-            total = torch.tensor([count], dtype=torch.float64, device=input.device)
-            count = int(collective.all_reduce_sum(total, group).item())
-        mean = _sum(x, group) / count
+        mean, count = _mean(x, group)
         centred = x - mean.reshape(1, -1, 1, 1)
-        var = _sum(centred * centred, group) / count
+        var, _ = _mean(centred * centred, group)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
-                unbiased = var * (count / (count - 1))
+                unbiased = var * (count / (count - 1))  # a group's count is a float64 scalar: var keeps its dtype
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
     else:
@@ -156,7 +152,16 @@ def _normalised(
     return output.to(input.dtype)
 
 
-def _sum(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """(C,) sums over batch and space, over the group's processes too."""
+def _mean(x: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor | int]:
+    """(C,) means over batch and space, over the group's processes too, and how many values each was taken of.
+
+    The group's count stays on the device: reading it would stall a GPU in every layer.
+    """
+    count = x.numel() // x.shape[1]
     total = x.sum((0, 2, 3))
-    return total if group is None else collective.all_reduce_sum(total, group)
+    if group is None:
+        return total / count, count
+    # float64 holds the count and the sum exactly enough to travel in one message.
+    message = torch.cat((total.double(), torch.full((1,), count, dtype=torch.float64, device=x.device)))
+    reduced = collective.all_reduce_sum(message, group)
+    return (reduced[:-1] / reduced[-1]).to(x.dtype), reduced[-1]

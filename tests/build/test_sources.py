@@ -1,0 +1,76 @@
+"""The rules of csrc/: torch-free kernels, schemas that are complete and tested, CUDA that compiles."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from genlab import _extension, build
+
+ROOT = Path(__file__).resolve().parents[2]
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+TORCH_HEADERS = ("torch/", "ATen/", "c10/", "pybind11/", "Python.h")
+
+
+def schemas() -> list[str]:
+    return re.findall(r'm\.def\(\s*"(\w+)\(', (ROOT / "csrc/registration.cpp").read_text())
+
+
+@pytest.mark.parametrize("folder", ["kernels", "cpu", "emulation"])
+def test_no_torch_header_outside_ops(folder):
+    files = [path for path in (ROOT / "csrc" / folder).rglob("*") if path.suffix in (".h", ".cu", ".cpp")]
+    assert files
+    for path in files:
+        for header in INCLUDE.findall(path.read_text()):
+            assert not header.startswith(TORCH_HEADERS), f"{path.relative_to(ROOT)} includes {header}"
+
+
+def test_no_source_includes_the_whole_of_torch():
+    """torch/extension.h takes a minute to compile; the narrow headers take seconds."""
+    for path in (ROOT / "csrc").rglob("*.*"):
+        assert "torch/extension.h" not in INCLUDE.findall(path.read_text()), path
+
+
+def test_kernels_neither_allocate_nor_synchronise_nor_print():
+    forbidden = re.compile(r"\b(cudaMalloc\w*|cudaDeviceSynchronize|cudaStreamSynchronize|cudaMemcpy\w*|printf|malloc)\s*\(")
+    for path in (ROOT / "csrc/kernels").rglob("*.cu"):
+        assert forbidden.search(path.read_text()) is None, path
+
+
+def test_every_schema_is_in_one_library_block():
+    blocks = [path.name for path in (ROOT / "csrc").rglob("*.cpp") if re.search(r"TORCH_LIBRARY\(", path.read_text())]
+    assert blocks == ["registration.cpp"]
+    assert len(schemas()) >= 4
+
+
+@pytest.mark.parametrize("name", schemas())
+def test_every_schema_has_cpu_kernel_fake_gradient_and_test(name):
+    _extension.require()
+    qualified = f"genlab::{name}"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CPU")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "Autograd")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "Meta")
+    if _extension.load().with_cuda:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CUDA")
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests/ops").glob("test_*.py"))
+    assert f'"{name}"' in tests, f"no test names {name}"
+
+
+def test_cuda_sources_compile_without_warnings_for_sm_80_and_sm_90(tmp_path):
+    home = build.find_cuda_home()
+    if home is None:
+        pytest.skip("nvcc is not there")
+    sources = sorted((ROOT / "csrc/kernels").glob("*.cu"))
+    assert sources
+    for source in sources:
+        command = [
+            f"{home}/bin/nvcc", "-c", "-O3", "-std=c++17", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}",
+            "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90",
+            str(source), "-o", str(tmp_path / "kernel.o"),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
