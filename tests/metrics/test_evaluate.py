@@ -285,3 +285,20 @@ def test_importing_metrics_loads_no_heavy_library():
     heavy = "torchvision scipy sklearn pytorch_fid torchmetrics matplotlib"
     program = f"import sys, genlab.metrics; print([m for m in {heavy.split()} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_run_and_its_checkpoint_are_sources_of_images(tmp_path):
+    from genlab.config import load_config
+    from genlab.trainers import train
+
+    run = tmp_path / "run"
+    train(load_config("dcgan_tiny", ["train.steps=1", "train.sample_count=4"]), run, evaluator=None)
+    (checkpoint,) = (run / "checkpoints").glob("step_*1.safetensors")
+    protocol = Protocol(seed=3)
+    scores = [fid(run, path, extractor=PIXELS, samples=40, protocol=protocol)[0] for path in (run, checkpoint)]
+    assert [score.value for score in scores] == pytest.approx([0, 0], abs=1e-9)
+    fake = scores[0].protocol["fake"]
+    assert (fake["checkpoint"], fake["step"], fake["count"], fake["sampling_seed"]) == (checkpoint.name, 1, 40, 3)
+    (run / "checkpoints" / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cut.safetensors"):
+        open_source(run / "checkpoints" / "cut.safetensors")
