@@ -100,7 +100,8 @@ def test_the_penalty_of_a_batch_is_the_mean_of_those_of_its_parts():
     real, fake, mixing = batch(6)
     discriminator = nn.Sequential(Conv2d(2, 4, 3, activation="leaky_relu"), nn.Flatten(), nn.Linear(4, 1))
     whole = gradient_penalty(discriminator, real, fake, mixing)
-    parts = [gradient_penalty(discriminator, *part) for part in zip(*(v.chunk(3) for v in (real, fake, mixing)), strict=True)]
+    chunks = zip(real.chunk(3), fake.chunk(3), mixing.chunk(3), strict=True)
+    parts = [gradient_penalty(discriminator, *chunk) for chunk in chunks]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 

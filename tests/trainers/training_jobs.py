@@ -73,9 +73,8 @@ def run_training_and_die(overrides: list[str], run_dir: str, resume: str | None,
 
 def run_as_rank(rank: int, world_size: int, port: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Runs `target(*arguments)` in the environment that torchrun would give."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     target(*arguments)
 
@@ -84,7 +83,7 @@ def processes() -> Any:
     """A context whose processes start in a tenth of a second: a server that has imported the lab forks them."""
     context = multiprocessing.get_context("forkserver")
     # torch._dynamo and scikit-learn are what a first step imports; they take most of a start.
-    context.set_forkserver_preload(["torch._dynamo", "sklearn.datasets", "genlab.trainers", "genlab.data", "genlab.ops"])
+    context.set_forkserver_preload(["torch._dynamo", "sklearn.datasets", "genlab.trainers", "genlab.data"])
     return context
 
 
