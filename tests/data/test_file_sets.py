@@ -101,7 +101,7 @@ def test_classes_keeps_and_renumbers_in_the_order_given(write, config):
         write.many(name + "/{}.png", 2)
     dataset = build(config("folder", classes=["cat", 0]), "all")
     assert dataset.class_names == ["cat", "ant"]
-    assert sorted(dataset[index]["label"] for index in range(4)) == [0, 0, 1, 1]
+    assert [dataset[index]["label"] for index in range(4)] == [1, 1, 0, 0]  # files in order: two ants, two cats
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,16 @@ def test_a_tree_travels_to_another_process(write):
     tree.read(tree.entries[0])
     clone = pickle.loads(pickle.dumps(tree))
     assert clone.read(clone.entries[0]) == expected
+
+
+def test_an_archive_is_opened_anew_in_another_process(write):
+    write("a.png")
+    tree = open_tree(write.zipped())
+    tree.read(tree.entries[0])
+    inherited = tree._archive
+    tree._owner += 1  # as a forked worker finds it: opened by a process that is not this one
+    tree.read(tree.entries[0])
+    assert tree._archive is not inherited
 
 
 def test_missing_root_is_asked_for(config):

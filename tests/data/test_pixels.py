@@ -32,7 +32,7 @@ def test_convert_channels_gives_the_wanted_count_and_keeps_the_dtype(have, want,
 
 
 def test_convert_channels_makes_grey_as_pillow_does():
-    pixels = random_pixels(9, 7, 3, 2)
+    pixels = random_pixels(150, 150, 3, 2)
     np.testing.assert_array_equal(
         convert_channels(pixels, 1)[:, :, 0], np.asarray(Image.fromarray(pixels).convert("L"))
     )
