@@ -24,15 +24,10 @@
 namespace genlab {
 namespace emulation {
 
-inline uint64_t seed_of_environment() {
-  const char* seed = std::getenv("GENLAB_EMULATION_SEED");
-  return seed == nullptr ? 1u : std::strtoull(seed, nullptr, 10);
-}
-
 // Set by a test before a launch (harness.h).
 struct Options {
-  uint64_t seed = seed_of_environment();  // order of blocks, warps and lanes
-  bool early_copies = false;              // cp.async: false = lands at the wait, true = lands when issued
+  uint64_t seed = 1;          // order of blocks, warps and lanes; GENLAB_EMULATION_SEED in the environment overrides it
+  bool early_copies = false;  // cp.async: false = lands at the wait, true = lands when issued
 };
 
 struct Counters {
@@ -45,6 +40,11 @@ struct Counters {
 
 inline Options options;
 inline Counters counters;
+
+inline uint64_t schedule_seed() {
+  const char* seed = std::getenv("GENLAB_EMULATION_SEED");
+  return seed == nullptr ? options.seed : std::strtoull(seed, nullptr, 10);
+}
 
 inline std::string at_line(const char* file, int line) {
   const char* slash = std::strrchr(file, '/');

@@ -59,7 +59,7 @@ inline void launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared
     last_error = cudaErrorInvalidConfiguration;
     return;
   }
-  std::mt19937_64 generator(options.seed);
+  std::mt19937_64 generator(schedule_seed());
   std::vector<uint64_t> order(uint64_t(grid.x) * grid.y * grid.z);
   std::iota(order.begin(), order.end(), uint64_t{0});
   for (uint64_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[generator() % i]);

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <new>
 
 #if defined(__x86_64__) && !defined(GENLAB_EMULATION_UCONTEXT)
@@ -38,6 +39,9 @@ __attribute__((naked, noinline)) inline void swap_stacks(void** /*save*/, void* 
 
 class Fiber {
  public:
+  // Where a kernel's variables come to lie. Filled with NaN, so that one read before it was written shows.
+  static constexpr std::size_t kPoisonedBytes = 8 << 10;
+
   // Makes the next switch to this fiber call `entry` on `stack`. `entry` must never return.
   void prepare(char* stack, std::size_t bytes, void (*entry)()) {
     bottom_ = stack;
@@ -45,6 +49,7 @@ class Fiber {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(stack, bytes);  // frames of an abandoned fiber leave their redzones behind
 #endif
+    std::memset(stack + bytes - kPoisonedBytes, 0xff, kPoisonedBytes);
 #if GENLAB_FIBER_X86_64
     auto* top = reinterpret_cast<uint64_t*>(stack + bytes);
     *--top = 0;  // keeps the stack 16-byte aligned at the call boundary, and ends a debugger's backtrace
