@@ -6,26 +6,20 @@
 from __future__ import annotations
 
 from genlab.metrics.api import describe, evaluate_generator, fid, inception_score, resolve_for, save_statistics
-from genlab.metrics.evaluate import METRICS, Protocol, check_metrics, check_suitable, default_metrics, evaluate
+from genlab.metrics.evaluate import METRICS, check_metrics, check_suitable, default_metrics, evaluate
 from genlab.metrics.extractors import EXTRACTORS, FeatureExtractor, resolve
 from genlab.metrics.frechet import frechet_distance
 from genlab.metrics.inception_score import InceptionScore
 from genlab.metrics.kernel import kernel_distance, polynomial_mmd
+from genlab.metrics.opening import open_source, run_source
 from genlab.metrics.points import mode_coverage
 from genlab.metrics.prdc import prdc
 from genlab.metrics.reservoir import Reservoir
 from genlab.metrics.score import Score, score_table
-from genlab.metrics.sources import (
-    DatasetSource,
-    FileSource,
-    GeneratorSource,
-    ImageSource,
-    IterableSource,
-    StatisticsSource,
-    open_source,
-    run_source,
-)
+from genlab.metrics.scorers import Protocol
+from genlab.metrics.sources import DatasetSource, GeneratorSource, ImageSource, IterableSource, StatisticsSource
 from genlab.metrics.statistics import FeatureStatistics
+from genlab.metrics.stored import FileSource
 
 __all__ = [
     "EXTRACTORS",

@@ -11,10 +11,12 @@ import torch
 
 from genlab.config import DataConfig
 from genlab.errors import DataError, MetricError
-from genlab.metrics.evaluate import METRICS, Protocol, default_metrics, evaluate, extract
+from genlab.metrics.evaluate import METRICS, default_metrics, evaluate, extract
 from genlab.metrics.extractors import EXTRACTORS, FeatureExtractor, resolve
+from genlab.metrics.opening import as_source, open_source
 from genlab.metrics.score import Score
-from genlab.metrics.sources import GeneratorSource, StatisticsSource, as_source, open_source
+from genlab.metrics.scorers import Protocol
+from genlab.metrics.sources import GeneratorSource, StatisticsSource
 
 Progress = Callable[[str, int, "int | None"], None]
 PathLike = str | os.PathLike[str]

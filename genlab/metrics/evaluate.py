@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -10,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from genlab.errors import MetricError
 from genlab.metrics.extractors.base import FeatureExtractor
 from genlab.metrics.extractors.points import PointExtractor
-from genlab.metrics.frechet import frechet_distance
 from genlab.metrics.inception_score import InceptionScore
-from genlab.metrics.kernel import kernel_distance
-from genlab.metrics.points import mode_coverage
-from genlab.metrics.prdc import prdc
+from genlab.metrics.opening import as_source
 from genlab.metrics.reservoir import Reservoir
 from genlab.metrics.score import Score
-from genlab.metrics.sources import AnySource, StatisticsSource, as_source
+from genlab.metrics.scorers import SCORERS, Features, Protocol
+from genlab.metrics.sources import AnySource, StatisticsSource
 from genlab.metrics.statistics import FeatureStatistics, check_comparable, load_arrays, save_arrays
 from genlab.paths import cache_dir
 from genlab.registry import nearest
@@ -32,40 +28,6 @@ METRICS = ("fid", "is", "kid", "prdc", "modes")
 ALIASES = {"frechet": "fid", "inception_score": "is"}
 _NEED_SAMPLE = {"kid", "prdc", "modes"}
 Progress = Callable[[str, int, "int | None"], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """The choices that a score depends on beside the images and the extractor.
-
-    Attributes:
-        seed: of reservoirs, subsets and the permutation of the Inception Score's splits.
-        limit: use the first so many images of each side, or all.
-        is_splits: splits of the Inception Score.
-        kid_subsets: subsets of KID.
-        kid_subset_size: images in one of them.
-        prdc_k: neighbour that sets the radius of a ball.
-        reservoir: features kept for KID and PRDC at most; a seeded uniform sample where there are more images.
-    """
-
-    seed: int = 0
-    limit: int | None = None
-    is_splits: int = 10
-    kid_subsets: int = 100
-    kid_subset_size: int = 1000
-    prdc_k: int = 5
-    reservoir: int = 10_000
-
-
-@dataclasses.dataclass
-class Features:
-    """What one pass over a source leaves: each part only where a metric asked for it."""
-
-    source: dict[str, Any]
-    count: int | None
-    statistics: FeatureStatistics | None = None
-    sample: Tensor | None = None
-    inception_score: InceptionScore | None = None
 
 
 def check_metrics(metrics: Sequence[str]) -> list[str]:
@@ -134,7 +96,7 @@ def evaluate(
     fake_features = extract(as_source(fake), extractor, metrics, "fake", batch_size, protocol, progress)
     scores: list[Score] = []
     for metric in metrics:
-        scores.extend(_SCORERS[metric](real_features, fake_features, extractor, protocol))
+        scores.extend(SCORERS[metric](real_features, fake_features, extractor, protocol))
     return scores
 
 
@@ -275,78 +237,3 @@ def _real_features(
 def _cache_path(kind: str, fingerprint: str, extractor: FeatureExtractor, choices: dict[str, Any]) -> Path:
     key = json.dumps([fingerprint, extractor.name, extractor.hash, extractor.resize, choices], sort_keys=True)
     return cache_dir() / "statistics" / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
-
-
-def score_name(metric: str, extractor: FeatureExtractor) -> str:
-    """ "fid" for Inception's pool3; "frechet[<extractor>]" for any other features, and likewise for other metrics."""
-    if extractor.name == "inception":
-        return metric
-    return f"{'frechet' if metric == 'fid' else metric}[{extractor.name}]"
-
-
-def _facts(
-    real: Features | None, fake: Features, extractor: FeatureExtractor, protocol: Protocol, **choices: Any
-) -> dict[str, Any]:
-    facts = extractor.describe()
-    if real is not None:
-        facts["real"] = {**real.source, "count": real.count}
-        facts["split"] = real.source.get("split")
-    facts["fake"] = {**fake.source, "count": fake.count}
-    return {
-        **facts,
-        **choices,
-        "limit": protocol.limit,
-        "seed": protocol.seed,
-        "device": str(extractor.device),
-        "torch": torch.__version__,
-    }
-
-
-def _score_frechet(real: Features, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
-    a, b = real.statistics, fake.statistics
-    value = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-    return [Score(score_name("fid", extractor), value, None, _facts(real, fake, extractor, protocol))]
-
-
-def _score_inception(
-    real: Features | None, fake: Features, extractor: FeatureExtractor, protocol: Protocol
-) -> list[Score]:
-    mean, std = fake.inception_score.compute()
-    order = f"permutation of seed {protocol.seed}"
-    facts = _facts(None, fake, extractor, protocol, splits=protocol.is_splits, split_order=order)
-    return [Score(score_name("is", extractor), mean, std, facts)]
-
-
-def _score_kid(real: Features, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
-    size = min(protocol.kid_subset_size, len(real.sample), len(fake.sample))
-    mean, std = kernel_distance(
-        real.sample, fake.sample, subsets=protocol.kid_subsets, subset_size=size, seed=protocol.seed
-    )
-    facts = _facts(
-        real, fake, extractor, protocol,
-        subsets=protocol.kid_subsets, subset_size=size, features_kept=[len(real.sample), len(fake.sample)],
-    )  # fmt: skip
-    return [Score(score_name("kid", extractor), mean, std, facts)]
-
-
-def _score_prdc(real: Features, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
-    values = prdc(real.sample, fake.sample, k=protocol.prdc_k)
-    kept = [len(real.sample), len(fake.sample)]
-    facts = _facts(real, fake, extractor, protocol, k=protocol.prdc_k, features_kept=kept)
-    return [Score(score_name(name, extractor), value, None, facts) for name, value in values.items()]
-
-
-def _score_modes(real: Features | None, fake: Features, extractor: PointExtractor, protocol: Protocol) -> list[Score]:
-    values = mode_coverage(fake.sample, extractor.modes, extractor.std)
-    facts = _facts(None, fake, extractor, protocol, threshold="3 standard deviations", points_kept=len(fake.sample))
-    names = {"modes": "modes_covered", "high_quality": "high_quality", "balance": "balance"}
-    return [Score(name, float(values[key]), None, facts) for name, key in names.items()]
-
-
-_SCORERS = {
-    "fid": _score_frechet,
-    "is": _score_inception,
-    "kid": _score_kid,
-    "prdc": _score_prdc,
-    "modes": _score_modes,
-}

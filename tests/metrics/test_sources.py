@@ -8,7 +8,8 @@ from PIL import Image
 
 from genlab.errors import DataError, MetricError
 from genlab.metrics import DatasetSource, FileSource, GeneratorSource, IterableSource, StatisticsSource, open_source
-from genlab.metrics.sources import ArraySource, as_source, is_run
+from genlab.metrics.opening import as_source, is_run
+from genlab.metrics.stored import ArraySource
 
 
 def all_images(source, batch_size=7, limit=None):
