@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from types import FrameType
 import typer
 
 from genlab.errors import UserError
+from genlab.registry import nearest
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or write to another disk",
@@ -76,9 +78,14 @@ def _describe_usage(error: Exception, words: Sequence[str]) -> str:
     message = one_line(error.format_message()).rstrip(".").replace("Value error, ", "")
     message = message.replace("Input should be", "expected")
     value = _value_of(getattr(error, "param", None), words)
-    given = f", got {value!r}" if value is not None and repr(value) not in message else ""
+    stands = value is not None and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", message)
+    given = f", got {value!r}" if value is not None and not stands else ""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "genlab"
+    unknown = re.match(r"No such command '([^']*)'", message)
+    if unknown and context is not None:  # older Typers have no suggestion, newer ones with click have two
+        guess = nearest(unknown[1], getattr(context.command, "commands", {}))
+        message = unknown[0] + (f"; did you mean {guess!r}?" if guess else "")
     return f"{message[:1].lower()}{message[1:]}{given}; see `{path} --help`"
 
 

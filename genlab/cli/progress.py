@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from genlab.config import RunConfig
     from genlab.trainers.base import Trainer
 
+WIDE = 130  # columns of a terminal that has room for more than losses and speed
 # Logged beside the losses, shown elsewhere on the line or not at all.
 _NOT_SHOWN = {"learning_rate", "images_per_second"}
 
@@ -52,7 +53,8 @@ class TrainingDisplay(Callback):
 
     def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
         if self._bars is not None:
-            changes = {"status": describe_metrics(metrics)} if metrics else {}
+            narrow = self.console.width < WIDE
+            changes = {"status": describe_metrics(metrics, losses_only=narrow)} if metrics else {}
             self._bars.update(self._task, completed=step, **changes)
         elif metrics:
             done, left = step - self._first_step, self._total - step
@@ -110,9 +112,10 @@ def make_bars(console: Console) -> Any:
     )
 
 
-def describe_metrics(metrics: dict[str, float]) -> str:
+def describe_metrics(metrics: dict[str, float], losses_only: bool = False) -> str:
     """Losses first, then the other numbers of the step, then the speed."""
     names = sorted((name for name in metrics if name not in _NOT_SHOWN), key=lambda name: not name.startswith("loss"))
+    names = [name for name in names if name.startswith("loss") or not losses_only]
     parts = [f"{name} {metrics[name]:.3f}" for name in names]
     if "images_per_second" in metrics:
         parts.append(f"{metrics['images_per_second']:,.0f} images/s")
