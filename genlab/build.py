@@ -234,6 +234,11 @@ def _build_command(root: Path, tools: Toolchain) -> type:
     from torch.utils.cpp_extension import BuildExtension
 
     class BuildKernels(BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            # setuptools would skip the build when only a header or a flag changed; ninja knows better.
+            self.force = True
+
         def run(self) -> None:
             try:
                 super().run()
@@ -288,8 +293,11 @@ def build(verbose: bool = False, force: bool = False, with_cuda: bool | None = N
             return BuildResult(True, False, "up to date", library, time.monotonic() - started, None, facts)
         log = folder / "build.log"
         code = _run_build(root, folder, log, tools, verbose)
+        made = folder / "lib/genlab" / library.name
+        if code == 0 and made.is_file():
+            _install(made, library)
     seconds = time.monotonic() - started
-    if code != 0 or not library.is_file():
+    if code != 0 or not made.is_file():
         return BuildResult(False, False, _reason_in(log), None, seconds, log)
     return BuildResult(True, True, "built", library, seconds, log, _read_metadata())
 
@@ -316,13 +324,19 @@ def _only_one(lock: Path) -> Iterator[None]:
         yield
 
 
+def _install(made: Path, library: Path) -> None:
+    """Moves the library and its metadata into the package by renaming: whoever has the old one loaded keeps it whole."""
+    for source, target in ((made, library), (made.parent / METADATA_NAME, library.parent / METADATA_NAME)):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+
+
 def _run_build(root: Path, folder: Path, log: Path, tools: Toolchain, verbose: bool) -> int:
     environment = {**os.environ, "GENLAB_REQUIRE_KERNELS": "1", "GENLAB_WITH_CUDA": str(int(tools.with_cuda))}
     command = [sys.executable, str(Path(__file__).resolve()), str(root), str(folder)]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for line in process.stdout or ():
             output.write(line)
             if verbose:
@@ -358,11 +372,11 @@ def describe() -> dict[str, Any]:
 
 
 def _main(root: Path, folder: Path) -> None:
-    """The build process that `build` starts: setuptools' build_ext with the package's folder as its target."""
+    """The build process that `build` starts: setuptools' build_ext into `folder`."""
     from setuptools import setup
 
     arguments = setup_arguments(root)
-    script = ["-q", "build_ext", "--build-lib", str(PACKAGE.parent), "--build-temp", str(folder / "objects")]
+    script = ["-q", "build_ext", "--build-lib", str(folder / "lib"), "--build-temp", str(folder / "objects")]
     setup(name="genlab", packages=[], script_args=script, **arguments)
 
 

@@ -45,7 +45,7 @@ def tolerance(dtype: torch.dtype, terms: int) -> dict[str, float]:
 def run_with_gradients(
     op: Callable[..., Tensor], tensors: Sequence[Tensor | None], arguments: dict[str, Any], impl: str
 ) -> list[Tensor]:
-    """[output, gradient of each tensor] of one call, for an output gradient that is the same for every implementation."""
+    """[output, gradient of each tensor] of one call; the output's gradient is the same for every implementation."""
     leaves = [None if t is None else t.detach().clone(memory_format=torch.preserve_format) for t in tensors]
     leaves = [None if t is None else _with_strides_of(t, original) for t, original in zip(leaves, tensors, strict=True)]
     wanted = [t.requires_grad_() for t in leaves if t is not None]
@@ -120,7 +120,7 @@ def check_cuda(op: Callable[..., Tensor], sample: Sample, dtype: torch.dtype, im
 def check_op(
     op: Callable[..., Tensor], sample: Sample, *, impl: str, dtypes: Sequence[torch.dtype], second: bool = True
 ) -> None:
-    """Values and gradients in every dtype, and the derivatives where the sample is small and has something to differ."""
+    """Values and gradients in every dtype, and the derivatives where the sample is small."""
     for dtype in dtypes:
         check_values(op, sample, dtype, impl)
     if sample.small:

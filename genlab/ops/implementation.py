@@ -1,9 +1,9 @@
 """Which implementation of an op runs: the one switch, the table behind `auto`, and why.
 
-    native      this project's kernels (genlab._C); never falls back, raises with the reasons
-    torch       the calls a PyTorch user would write
-    reference   the definition written out in plain torch, for checks
-    auto        the row of `RULES` that fits device and dtype
+native      this project's kernels (genlab._C); never falls back, raises with the reasons
+torch       the calls a PyTorch user would write
+reference   the definition written out in plain torch, for checks
+auto        the row of `RULES` that fits device and dtype
 """
 
 from __future__ import annotations

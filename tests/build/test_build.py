@@ -50,7 +50,9 @@ def test_the_library_agrees_with_its_metadata():
 
 
 def test_importing_genlab_loads_nothing():
-    code = "import sys, genlab, genlab.ops; assert 'genlab._C' not in sys.modules and 'torch._dynamo' not in sys.modules"
+    code = (
+        "import sys, genlab, genlab.ops; assert 'genlab._C' not in sys.modules and 'torch._dynamo' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -142,7 +144,9 @@ def test_a_failing_compiler_leaves_an_install_without_kernels_and_says_so(tmp_pa
     assert done.returncode == 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("genlab: ")]
     assert len(lines) == 1
-    assert re.match("genlab: the kernels are not built: the compiler failed .*; the lab runs on plain PyTorch", lines[0])
+    assert re.match(
+        "genlab: the kernels are not built: the compiler failed .*; the lab runs on plain PyTorch", lines[0]
+    )
 
 
 def test_a_failing_compiler_is_an_error_where_kernels_are_required(tmp_path):
@@ -164,7 +168,11 @@ def test_metadata_holds_ranges_and_no_pin_of_torch():
     dependencies = project["project"]["dependencies"]
     assert "torch>=2.11" in dependencies
     assert project["project"]["requires-python"] == ">=3.10"
-    for line in (*dependencies, *project["project"]["optional-dependencies"]["test"], *project["build-system"]["requires"]):
+    for line in (
+        *dependencies,
+        *project["project"]["optional-dependencies"]["test"],
+        *project["build-system"]["requires"],
+    ):
         assert "==" not in line, f"{line} pins a version"
     assert project["project"]["scripts"] == {"genlab": "genlab.cli:main"}
 

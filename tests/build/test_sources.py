@@ -36,7 +36,9 @@ def test_no_source_includes_the_whole_of_torch():
 
 
 def test_kernels_neither_allocate_nor_synchronise_nor_print():
-    forbidden = re.compile(r"\b(cudaMalloc\w*|cudaDeviceSynchronize|cudaStreamSynchronize|cudaMemcpy\w*|printf|malloc)\s*\(")
+    forbidden = re.compile(
+        r"\b(cudaMalloc\w*|cudaDeviceSynchronize|cudaStreamSynchronize|cudaMemcpy\w*|printf|malloc)\s*\("
+    )
     for path in (ROOT / "csrc/kernels").rglob("*.cu"):
         assert forbidden.search(path.read_text()) is None, path
 

@@ -42,7 +42,9 @@ def test_one_seed_gives_the_initial_values_of_torch():
     assert torch.equal(ours.bias, theirs.bias)
 
 
-@pytest.mark.parametrize(("activation", "twin"), [("relu", nn.ReLU()), ("leaky_relu", nn.LeakyReLU(0.1)), ("silu", nn.SiLU())])
+@pytest.mark.parametrize(
+    ("activation", "twin"), [("relu", nn.ReLU()), ("leaky_relu", nn.LeakyReLU(0.1)), ("silu", nn.SiLU())]
+)
 def test_the_activation_follows_the_layer(activation, twin):
     input = torch.randn(2, 3, 6, 6)
     for layer in (
@@ -81,7 +83,11 @@ def test_batch_norm_follows_its_torch_twin_through_training_and_evaluation(keywo
 
 
 def test_batch_norm_adds_the_residual_before_the_activation():
-    layer, input, residual = genlab.nn.BatchNormAct2d(3, activation="relu"), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    layer, input, residual = (
+        genlab.nn.BatchNormAct2d(3, activation="relu"),
+        torch.randn(2, 3, 4, 4),
+        torch.randn(2, 3, 4, 4),
+    )
     expected = torch.relu(nn.BatchNorm2d(3)(input) + residual)
     torch.testing.assert_close(layer(input, residual), expected)
 
@@ -102,14 +108,22 @@ def test_text_names_what_is_fused():
     assert "activation=leaky_relu, negative_slope=0.2" in repr(genlab.nn.Conv2d(3, 4, 3, activation="leaky_relu"))
     assert repr(genlab.nn.ConvTranspose2d(3, 4, 3)) == repr(nn.ConvTranspose2d(3, 4, 3))
     assert "impl=native" in repr(genlab.nn.Conv2d(3, 4, 3, impl="native"))
-    assert "activation=relu, synchronised" in repr(genlab.nn.BatchNormAct2d(4, activation="relu", process_group="world"))
+    assert "activation=relu, synchronised" in repr(
+        genlab.nn.BatchNormAct2d(4, activation="relu", process_group="world")
+    )
 
 
 REFUSALS = {
-    "padding_mode": (lambda: genlab.nn.Conv2d(3, 4, 3, padding_mode="circular"), "zeros, reflect, got 'circular'; pad with"),
+    "padding_mode": (
+        lambda: genlab.nn.Conv2d(3, 4, 3, padding_mode="circular"),
+        "zeros, reflect, got 'circular'; pad with",
+    ),
     "conv_activation": (lambda: genlab.nn.Conv2d(3, 4, 3, activation="elu"), "^Conv2d: expected activation"),
     "conv_impl": (lambda: genlab.nn.Conv2d(3, 4, 3, impl="cudnn"), "^Conv2d: expected impl"),
-    "transpose_activation": (lambda: genlab.nn.ConvTranspose2d(3, 4, 3, activation="elu"), "^ConvTranspose2d: expected"),
+    "transpose_activation": (
+        lambda: genlab.nn.ConvTranspose2d(3, 4, 3, activation="elu"),
+        "^ConvTranspose2d: expected",
+    ),
     "norm_activation": (lambda: genlab.nn.BatchNormAct2d(3, activation="elu"), "^BatchNormAct2d: expected activation"),
     "norm_group": (lambda: genlab.nn.BatchNormAct2d(3, process_group="all"), "a group, \"world\" or None, got 'all'"),
 }

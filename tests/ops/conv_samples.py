@@ -1,4 +1,4 @@
-"""Calls of the convolutions that between them reach every branch: edges of blocks, layouts, groups, phases, reflection."""
+"""Calls of the convolutions that between them reach every branch: block edges, layouts, groups, phases, reflection."""
 
 from __future__ import annotations
 
@@ -103,8 +103,9 @@ CONV2D = [
     conv2d_sample("reflect_stride_2", (1, 2, 7, 8), 3, 4, padding=3, stride=2, padding_mode="reflect", small=True),
     conv2d_sample("padding_beyond_kernel", (1, 2, 3, 3), 2, 2, padding=4, small=True),
     conv2d_sample("channels_last", (2, 8, 9, 9), 5, 3, padding=1, layout="channels_last", activation="relu"),
-    conv2d_sample("channels_last_reflect", (2, 3, 6, 6), 5, 4, stride=2, padding=1, padding_mode="reflect",
-                  layout="channels_last"),  # fmt: skip
+    conv2d_sample(
+        "channels_last_reflect", (2, 3, 6, 6), 5, 4, stride=2, padding=1, padding_mode="reflect", layout="channels_last"
+    ),  # fmt: skip
     conv2d_sample("transposed", (2, 3, 8, 6), 5, 3, stride=2, padding=1, layout="transposed"),
     conv2d_sample("sliced", (2, 3, 6, 6), 5, 3, padding=1, groups=1, layout="sliced"),
     # Edges of the CPU kernel's blocks: 64 pixels, 128 rows of 8, 256 of depth, and 64 x 64 of a weight gradient.
@@ -123,14 +124,26 @@ TRANSPOSE = [
     transpose_sample("dcgan_first_1x1_to_4x4", (3, 13, 1, 1), 7, 4, activation="relu", bias=False),
     transpose_sample("dcgan_4x4_stride_2", (2, 5, 4, 4), 3, 4, stride=2, padding=1, activation="tanh", small=True),
     transpose_sample("kernel_3", (2, 3, 5, 4), 4, 3, padding=1, small=True),
-    transpose_sample("kernel_3_stride_2_output_padding", (1, 3, 5, 4), 4, 3, stride=2, padding=1, output_padding=1,
-                     activation="leaky_relu", small=True),  # fmt: skip
+    transpose_sample(
+        "kernel_3_stride_2_output_padding",
+        (1, 3, 5, 4),
+        4,
+        3,
+        stride=2,
+        padding=1,
+        output_padding=1,
+        activation="leaky_relu",
+        small=True,
+    ),  # fmt: skip
     transpose_sample("kernel_5_stride_2", (2, 2, 5, 5), 3, 5, stride=2, padding=2, output_padding=(1, 0), small=True),
-    transpose_sample("kernel_1_stride_3", (2, 3, 4, 4), 2, 1, stride=3, output_padding=2, activation="gelu", small=True),
+    transpose_sample(
+        "kernel_1_stride_3", (2, 3, 4, 4), 2, 1, stride=3, output_padding=2, activation="gelu", small=True
+    ),
     transpose_sample("uneven", (2, 4, 5, 3), 6, (2, 3), stride=(3, 1), padding=(0, 1), dilation=(1, 2), small=True),
     transpose_sample("output_padding_beyond_stride", (1, 2, 4, 3), 3, 3, dilation=3, output_padding=2, small=True),
-    transpose_sample("stride_and_dilation_share_2", (1, 2, 4, 4), 3, 3, stride=4, dilation=2, output_padding=3,
-                     small=True),  # fmt: skip
+    transpose_sample(
+        "stride_and_dilation_share_2", (1, 2, 4, 4), 3, 3, stride=4, dilation=2, output_padding=3, small=True
+    ),  # fmt: skip
     transpose_sample("groups_2", (2, 6, 3, 4), 4, 3, stride=2, groups=2, activation="sigmoid", small=True),
     transpose_sample("depthwise", (2, 5, 4, 4), 5, 4, stride=2, padding=1, groups=5),
     transpose_sample("padding_beyond_kernel", (1, 2, 6, 6), 3, 2, padding=3, stride=2, activation="silu", small=True),

@@ -32,7 +32,8 @@ def found(tmp_path_factory):
     script = Path(__file__).parent / "synchronised_batch_norm.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen([sys.executable, str(script), str(rank), "2", str(folder)], env=environment) for rank in range(2)
+        subprocess.Popen([sys.executable, str(script), str(rank), "2", str(folder)], env=environment)
+        for rank in range(2)
     ]
     try:
         codes = [process.wait(timeout=120) for process in processes]

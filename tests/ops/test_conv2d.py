@@ -25,7 +25,9 @@ def test_torch_implementation_agrees_with_the_reference(sample):
     check_values(ops.conv2d, sample, torch.float32, "torch")
 
 
-@pytest.mark.parametrize("sample", [s for s in CONV2D if not {"padding_mode", "activation"} & set(s.arguments)], ids=str)
+@pytest.mark.parametrize(
+    "sample", [s for s in CONV2D if not {"padding_mode", "activation"} & set(s.arguments)], ids=str
+)
 def test_reference_agrees_with_torch_functional(sample):
     input, weight, bias = sample.make(torch.float64, "cpu")
     expected = F.conv2d(input, weight, bias, **sample.arguments)
@@ -102,7 +104,7 @@ REFUSALS = {
     "input_rank": ((INPUT[0, 0], WEIGHT), {}, ValueError, r"expected input of shape \(N, C, H, W\) or \(C, H, W\)"),
     "weight_rank": ((INPUT, WEIGHT[0]), {}, ValueError, "expected a 4-dimensional weight"),
     "integer_input": ((INPUT.long(), WEIGHT.long()), {}, TypeError, "floating point input, got torch.int64"),
-    "weight_dtype": ((INPUT, WEIGHT.double()), {}, TypeError, "weight of the input's dtype torch.float32, got .*float64"),
+    "weight_dtype": ((INPUT, WEIGHT.double()), {}, TypeError, "weight of the input's dtype torch.float32, got .*64"),
     "bias_dtype": ((INPUT, WEIGHT, torch.zeros(6).double()), {}, TypeError, "expected bias of the input's dtype"),
     "weight_device": ((INPUT, WEIGHT.to("meta")), {}, RuntimeError, "weight on the input's device cpu, got meta"),
     "channels": ((INPUT[:, :3], WEIGHT), {}, ValueError, "expected input with 4 channels"),

@@ -21,6 +21,10 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float32, requires_grad: bool = 
     return torch.randn(*shape, dtype=dtype, requires_grad=requires_grad)
 
 
+# stride, padding, dilation, groups, padding_mode, activation, negative_slope of a plain convolution
+PLAIN = ((1, 1), (0, 0), (1, 1), 1, "zeros", None, 0.2)
+
+
 class CountCalls(TorchDispatchMode):
     """Counts the ops of this library that reach a kernel."""
 
@@ -45,7 +49,7 @@ def opcheck_calls():
             "conv2d",
             (leaf(2, 4, 6, 5), leaf(6, 4, 3, 3, requires_grad=False), None, pair, pair, pair, 1, "reflect", None, 0.2),
         ),
-        "conv2d_gelu": ("conv2d", (leaf(1, 1, 4, 4), leaf(2, 1, 1, 1), None, pair, pair, pair, 1, "zeros", "gelu", 0.2)),
+        "conv2d_gelu": ("conv2d", (leaf(1, 1, 4, 4), leaf(2, 1, 1, 1), None, *PLAIN[:4], "zeros", "gelu", 0.2)),
         "conv2d_channels_last": (
             "conv2d",
             (
@@ -54,12 +58,13 @@ def opcheck_calls():
                 bias, pair, pair, pair, 1, "zeros", "leaky_relu", 0.2,
             ),
         ),
-        "conv2d_empty_batch": ("conv2d", (leaf(0, 4, 6, 5), leaf(6, 4, 3, 3), bias, pair, pair, pair, 1, "zeros", None, 0.2)),
+        "conv2d_empty_batch": ("conv2d", (leaf(0, 4, 6, 5), leaf(6, 4, 3, 3), bias, *PLAIN)),
         "backward_input": (
             "conv2d_backward_input", (leaf(2, 6, 3, 5), leaf(6, 2, 3, 3), (6, 5), (2, 1), pair, pair, 2, "reflect"),
         ),
         "backward_weight": (
-            "conv2d_backward_weight", (leaf(2, 6, 3, 5), leaf(2, 4, 6, 5), (3, 3), (2, 1), pair, pair, 2, "zeros", True),
+            "conv2d_backward_weight",
+            (leaf(2, 6, 3, 5), leaf(2, 4, 6, 5), (3, 3), (2, 1), pair, pair, 2, "zeros", True),
         ),
         "backward_weight_without_bias": (
             "conv2d_backward_weight", (leaf(2, 6, 6, 5), leaf(2, 4, 6, 5), (3, 3), pair, pair, pair, 1, "zeros", False),
@@ -213,13 +218,13 @@ def test_a_penalty_inside_autocast_differentiates_twice():
 
 
 RAW_REFUSALS = {
-    "channels": ("conv2d", (leaf(1, 3, 4, 4), leaf(2, 2, 3, 3), None, (1, 1), (0, 0), (1, 1), 1, "zeros", None, 0.2),
+    "channels": ("conv2d", (leaf(1, 3, 4, 4), leaf(2, 2, 3, 3), None, *PLAIN),
                  ValueError, "conv2d: expected 2 input channels"),
-    "half": ("conv2d", (leaf(1, 3, 4, 4).half(), leaf(2, 3, 3, 3).half(), None, (1, 1), (0, 0), (1, 1), 1, "zeros", None,
-                        0.2), NotImplementedError, "got float16"),
-    "dtype": ("conv2d", (leaf(1, 3, 4, 4), leaf(2, 3, 3, 3).double(), None, (1, 1), (0, 0), (1, 1), 1, "zeros", None, 0.2),
+    "half": ("conv2d", (leaf(1, 3, 4, 4).half(), leaf(2, 3, 3, 3).half(), None, *PLAIN),
+             NotImplementedError, "got float16"),
+    "dtype": ("conv2d", (leaf(1, 3, 4, 4), leaf(2, 3, 3, 3).double(), None, *PLAIN),
               TypeError, "of the dtype of input"),
-    "activation": ("conv2d", (leaf(1, 3, 4, 4), leaf(2, 3, 3, 3), None, (1, 1), (0, 0), (1, 1), 1, "zeros", "elu", 0.2),
+    "activation": ("conv2d", (leaf(1, 3, 4, 4), leaf(2, 3, 3, 3), None, *PLAIN[:5], "elu", 0.2),
                    ValueError, "got 'elu'"),
     "grad_size": ("conv2d_backward_input", (leaf(1, 2, 9, 9), leaf(2, 3, 3, 3), (4, 4), (1, 1), (0, 0), (1, 1), 1,
                                             "zeros"), ValueError, "at most 2 x 2"),
@@ -229,8 +234,8 @@ RAW_REFUSALS = {
                 ValueError, "reflect padding must be smaller"),
     "output_padding": ("conv_transpose2d", (leaf(1, 3, 4, 4), leaf(3, 2, 3, 3), None, (2, 2), (0, 0), (2, 2), 1, (1, 1),
                                             None, 0.2), ValueError, "output_padding smaller than stride"),
-    "integer": ("conv2d", (torch.ones(1, 3, 4, 4).int(), torch.ones(2, 3, 3, 3).int(), None, (1, 1), (0, 0), (1, 1), 1,
-                           "zeros", None, 0.2), TypeError, "expected a floating point tensor"),
+    "integer": ("conv2d", (torch.ones(1, 3, 4, 4).int(), torch.ones(2, 3, 3, 3).int(), None, *PLAIN),
+                TypeError, "expected a floating point tensor"),
 }  # fmt: skip
 
 
@@ -255,7 +260,10 @@ def test_launches_on_the_current_stream_and_in_a_graph():
 
 @pytest.mark.cuda
 def test_cuda_results_repeat_bit_for_bit():
-    input, weight = leaf(4, 5, 17, 17).detach().cuda().requires_grad_(), leaf(7, 5, 3, 3).detach().cuda().requires_grad_()
+    input, weight = (
+        leaf(4, 5, 17, 17).detach().cuda().requires_grad_(),
+        leaf(7, 5, 3, 3).detach().cuda().requires_grad_(),
+    )
     results = []
     for _ in range(50):
         output = ops.conv2d(input, weight, padding=1, impl="native")

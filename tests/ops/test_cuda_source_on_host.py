@@ -74,10 +74,13 @@ def test_forward(library, sample, dtype):
     expected = ops.conv2d(*exact, **sample.arguments, impl="reference")
     layout = "channels_last" if sample.name.startswith("channels_last") else "contiguous"
     output = Guarded(tuple(expected.shape), dtype, layout)
+    shape = geometry(
+        tuple(input.shape), tuple(weight.shape), tuple(expected.shape), dtype, **attributes_of(sample, weight)
+    )
     params = ForwardParams(
-        geometry(tuple(input.shape), tuple(weight.shape), tuple(expected.shape), dtype, **attributes_of(sample, weight)),
-        input.data_ptr(), strides(input), weight.data_ptr(), strides(weight), None if bias is None else bias.data_ptr(),
-        output.tensor.data_ptr(), strides(output.tensor), 0.2, ACTIVATIONS.index(sample.arguments.get("activation")),
+        shape, input.data_ptr(), strides(input), weight.data_ptr(), strides(weight),
+        None if bias is None else bias.data_ptr(), output.tensor.data_ptr(), strides(output.tensor), 0.2,
+        ACTIVATIONS.index(sample.arguments.get("activation")),
     )  # fmt: skip
     call(library, "genlab_conv2d_forward", params)
     assert_close(output.check(), expected, dtype, sample.terms)

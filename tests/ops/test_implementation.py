@@ -58,7 +58,7 @@ def test_an_explicit_implementation_wins_over_the_switch(no_library):
 def test_the_native_switch_leaves_ops_without_native_kernel_at_auto():
     with ops.default_impl("native"):
         ops.batch_norm_act(torch.randn(2, 3, 4, 4), None, None, training=True)
-    with pytest.raises(NotImplementedError, match="batch_norm_act has no native kernel; use impl=\"torch\""):
+    with pytest.raises(NotImplementedError, match='batch_norm_act has no native kernel; use impl="torch"'):
         ops.batch_norm_act(torch.randn(2, 3, 4, 4), None, None, training=True, impl="native")
 
 

@@ -10,7 +10,10 @@ from genlab import ops
 
 op_db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
 
-CASES = {"nn.functional.conv2d": (F.conv2d, ops.conv2d), "nn.functional.conv_transpose2d": (F.conv_transpose2d, ops.conv_transpose2d)}
+CASES = {
+    "nn.functional.conv2d": (F.conv2d, ops.conv2d),
+    "nn.functional.conv_transpose2d": (F.conv_transpose2d, ops.conv_transpose2d),
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
