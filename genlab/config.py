@@ -1,4 +1,4 @@
-"""Typed configurations: defaults < YAML file < dotted overrides, with errors that name the key and the nearest valid one.
+"""Typed configurations: defaults < YAML file < dotted overrides, with errors that name the key and the nearest one.
 
 `RunConfig` holds the sections that every algorithm has. An algorithm's trainer file subclasses it and adds its own
 (`model`, `gan`, ...); the key `algorithm` of a configuration says which subclass reads the rest.
@@ -179,7 +179,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         tree = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader: builds plain values only
     except FileNotFoundError:
-        raise ConfigError(f"config {path}: no such file; `genlab list configs` shows the ones that come along") from None
+        raise ConfigError(f"config {path}: no such file; `genlab list configs` shows those that exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: cannot be read ({error})") from None
     except ConfigError as error:
@@ -286,7 +286,8 @@ def _describe_fault(section: type[Section], fault: Any) -> str:
         hint = f"did you mean {'.'.join([*location[:-1], guess])!r}?" if guess else f"valid: {', '.join(valid)}"
         return f"unknown key {key!r}; {hint}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ").strip()
-    expectation = message if message.startswith("expected") or not fault["msg"].startswith("Input") else f"expected {message}"
+    told = message.startswith("expected") or not fault["msg"].startswith("Input")
+    expectation = message if told else f"expected {message}"
     given = "" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f", got {fault['input']!r}"
     return f"{key}: {expectation}{given}" if key else f"{expectation}{given}"
 
@@ -298,7 +299,8 @@ def _fields_at(section: type[Section], location: list[str]) -> list[str]:
         field = current.model_fields.get(part)
         if field is None:
             return []
-        current = next((a for a in _leaf_types(field.annotation) if isinstance(a, type) and issubclass(a, Section)), None)
+        leaves = _leaf_types(field.annotation)
+        current = next((leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, Section)), None)
         if current is None:
             return []
     return list(current.model_fields)

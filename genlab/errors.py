@@ -1,7 +1,7 @@
 """Errors that a user caused and can mend.
 
-Every message reads `what: expected X, got Y; remedy`. The command line prints it on one line of stderr and exits with 2;
-anything that is not a `UserError` is a defect of the lab and keeps its traceback.
+Every message reads `what: expected X, got Y; remedy`. The command line prints it on one line of stderr and exits with
+2; anything that is not a `UserError` is a defect of the lab and keeps its traceback.
 """
 
 

@@ -78,7 +78,9 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def save_grid(images: Tensor, path: str | os.PathLike[str], columns: int | None = None, scale: int | None = None) -> Path:
+def save_grid(
+    images: Tensor, path: str | os.PathLike[str], columns: int | None = None, scale: int | None = None
+) -> Path:
     """Writes `make_grid(images)`; small pictures are enlarged so that a tile is at least 64 px high by default."""
     if scale is None:
         scale = max(1, 64 // images.shape[-2])
