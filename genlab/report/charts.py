@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 26, 12, 40
+SMOOTH_FROM = 12  # values of a line; fewer are drawn as they are
+SMOOTH_NOTE = "thin: as logged; thick: running mean"
 MAX_POINTS = 500  # per line: more would be closer together than a pixel
 
 
@@ -133,7 +135,9 @@ def _bounds(chart: Chart) -> tuple[float, float, float, float] | None:
 def render(chart: Chart) -> str:
     """The chart as an HTML figure with inline SVG; a chart without a finite value says so instead."""
     title = html.escape(chart.title)
-    note = f'<p class="note">{html.escape(chart.note)}</p>' if chart.note else ""
+    smooth = chart.smooth and any(len(line.values) >= SMOOTH_FROM for line in chart.series)
+    notes = ". ".join(filter(None, [chart.note, SMOOTH_NOTE if smooth else ""]))
+    note = f'<p class="note">{html.escape(notes)}</p>' if notes else ""
     bounds = _bounds(chart)
     if bounds is None:
         empty = '<p class="empty">no finite value yet</p>'
@@ -168,7 +172,7 @@ def render(chart: Chart) -> str:
         color = f'style="--line:var(--series-{index % 8 + 1})"'
         xs = [to_x(s) for s in steps]
         raw = _path(xs, [to_y(v) for v in values])
-        if chart.smooth and len(line.values) >= 12:
+        if chart.smooth and len(line.values) >= SMOOTH_FROM:
             mean = running_mean(line.values, max(5, len(line.values) // 25))
             kept = dict(zip(line.steps, mean, strict=True))
             smoothed = [kept[s] for s in steps]

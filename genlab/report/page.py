@@ -160,13 +160,13 @@ def plan_charts(record: RunRecord) -> list[Chart]:
     series = measurements(record.rows)
     charts: list[Chart] = []
 
-    def take(prefixes: tuple[str, ...], title: str, note: str = "", smooth: bool = False) -> None:
+    def take(prefixes: tuple[str, ...], title: str, smooth: bool = False) -> None:
         names = [name for name in series if name.startswith(prefixes)]
         for start in range(0, len(names), SERIES_PER_CHART):
             lines = [Series(name, *series.pop(name)) for name in names[start : start + SERIES_PER_CHART]]
-            charts.append(Chart(title if start == 0 else f"{title} (more)", lines, note, smooth))
+            charts.append(Chart(title if start == 0 else f"{title} (more)", lines, smooth=smooth))
 
-    take(("loss",), "losses", "thin: as logged; thick: running mean", smooth=True)
+    take(("loss",), "losses", smooth=True)
     take(("lr", "learning_rate"), "learning rates")
     take(("images_per", "step_time", "seconds_per", "samples_per", "data_time"), "speed", smooth=True)
     late, charts = charts, []
