@@ -207,17 +207,21 @@ def _extension(root: Path, tools: Toolchain) -> Any:
 def setup_arguments(root: Path) -> dict[str, Any]:
     """Arguments for setuptools.setup. A build that fails leaves an install without kernels and says so in one line.
 
-    With GENLAB_REQUIRE_KERNELS=1 it is an error instead.
+    With GENLAB_REQUIRE_KERNELS=1 it is an error instead; with GENLAB_SKIP_BUILD=1 nothing is compiled.
     """
     from setuptools.command.build_py import build_py
 
     class BuildPython(build_py):
-        """Ships csrc/ inside the package, so that `genlab build` works on an installed one."""
+        """Ships csrc/ and configs/ inside the package, so that `genlab build` and `train` work on an installed one."""
 
         def run(self) -> None:
             super().run()
             if not getattr(self, "editable_mode", False):
-                shutil.copytree(root / "csrc", Path(self.build_lib) / "genlab/csrc", dirs_exist_ok=True)
+                for folder in ("csrc", "configs"):
+                    shutil.copytree(root / folder, Path(self.build_lib) / "genlab" / folder, dirs_exist_ok=True)
+
+    if os.environ.get("GENLAB_SKIP_BUILD") == "1":  # `genlab build` follows, as in the Makefile
+        return {"cmdclass": {"build_py": BuildPython}}
 
     try:
         tools = toolchain()
