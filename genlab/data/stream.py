@@ -7,6 +7,7 @@ position in the stream is therefore one number, and going back to it costs nothi
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,16 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+def _leave_signals_to_the_training(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal's group, and some schedulers send SIGTERM to all.
+
+    A loader that died of it would take along the batch that the training needs to finish its step. Loaders end when the
+    training does.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _load(dataset: ImageDataset, requests: Iterator[Request], workers: int, pin_memory: bool) -> Iterator[Batch]:
     """Batches in the order of the requests, prepared by `workers` processes (0: by this one)."""
     pin_memory = pin_memory and torch.cuda.is_available()
@@ -61,6 +72,7 @@ def _load(dataset: ImageDataset, requests: Iterator[Request], workers: int, pin_
         batch_size=None,
         num_workers=workers,
         collate_fn=_as_is,
+        worker_init_fn=_leave_signals_to_the_training,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # a loader draws a seed; it must not come out of the global generator
     )
