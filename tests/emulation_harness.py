@@ -22,8 +22,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 FLAGS = (
-    *("-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasing"),
-    *("-Wall", "-Werror", "-Wno-unknown-pragmas"),
+    *("-std=c++17", "-DGENLAB_EMULATION", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"),
 )
 SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 CANARY_BYTES = 4096
@@ -43,7 +43,14 @@ def _included_bytes() -> bytes:
     return b"".join(str(path.relative_to(CSRC)).encode() + b"\0" + path.read_bytes() for path in files)
 
 
-def build(source: str | Path, *, flags: tuple[str, ...] = ("-O1",), extra: dict[str, str] | None = None) -> Path:
+def build(
+    source: str | Path,
+    *,
+    flags: tuple[str, ...] = ("-O1",),
+    extra: dict[str, str] | None = None,
+    beside: list[Path] | None = None,
+    program: bool = False,
+) -> Path:
     """Compiles a source file, or source text, into a shared library and returns its path.
 
     Args:
@@ -51,11 +58,15 @@ def build(source: str | Path, *, flags: tuple[str, ...] = ("-O1",), extra: dict[
         flags: Added to FLAGS, which say everything but the optimisation level.
         extra: Further headers by relative name; they come before csrc in the include path, so that a test can put a
             changed copy of a kernel's file in front of the real one.
+        beside: Further files under csrc, compiled as C++ and linked with it.
+        program: Makes an executable instead of a library.
     """
     cxx = compiler()
     text = source.read_text() if isinstance(source, Path) else source
+    beside = [str(path) for path in beside or []]
+    kind = () if program else ("-shared",)
     digest = hashlib.sha256()
-    for part in (text, repr(sorted((extra or {}).items())), repr(flags), cxx):
+    for part in (text, repr(sorted((extra or {}).items())), repr((flags, beside, kind)), cxx):
         digest.update(part.encode() + b"\0")
     digest.update(_included_bytes())
     folder = Path(tempfile.gettempdir()) / f"genlab-emulation-{os.getuid()}"
@@ -72,7 +83,8 @@ def build(source: str | Path, *, flags: tuple[str, ...] = ("-O1",), extra: dict[
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(header)
                 output = Path(work) / "library.so"
-                command = [cxx, *FLAGS, *flags, f"-I{work}/extra", f"-I{CSRC}", str(main), "-o", str(output)]
+                includes = [f"-I{work}/extra", f"-I{CSRC}"]
+                command = [cxx, *FLAGS, *kind, *flags, *includes, "-x", "c++", str(main), *beside, "-o", str(output)]
                 result = subprocess.run(command, capture_output=True, text=True)
                 if result.returncode != 0:
                     raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr[-4000:]}")

@@ -1,5 +1,4 @@
 // The tensor-core convolutions as a host library with a C interface, for tests.
-#define GENLAB_EMULATION
 #include "kernels/conv2d_implicit_gemm.cu"
 
 #include "emulation/harness.h"

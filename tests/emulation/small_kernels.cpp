@@ -1,5 +1,4 @@
 // Kernels of a few lines, one per feature of the emulation or per fault that it must report (test_execution.py).
-#define GENLAB_EMULATION
 #include "emulation/harness.h"
 #include "kernels/common/platform.h"
 

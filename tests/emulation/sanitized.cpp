@@ -1,0 +1,93 @@
+// The convolutions under AddressSanitizer and UndefinedBehaviorSanitizer: buffers of exactly their size, tensor-core kernels
+// against the direct ones. Prints the worst difference; with an argument, one buffer is too short and the run must die.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/conv2d.h"
+#include "kernels/conv2d_implicit_gemm.h"
+
+namespace {
+
+using genlab::BFloat16;
+
+struct Buffer {
+  explicit Buffer(int64_t count, bool random = false) : data(static_cast<BFloat16*>(std::malloc(count * sizeof(BFloat16)))) {
+    static std::mt19937 generator(7);
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < count; ++i) data.get()[i] = genlab::narrow<BFloat16>(random ? normal(generator) : NAN);
+  }
+  struct Free {
+    void operator()(BFloat16* p) const { std::free(p); }
+  };
+  std::unique_ptr<BFloat16, Free> data;
+};
+
+void channels_last(int64_t (&stride)[4], int64_t c, int64_t h, int64_t w) {
+  stride[0] = h * w * c;
+  stride[1] = 1;
+  stride[2] = w * c;
+  stride[3] = c;
+}
+
+double difference(const Buffer& a, const Buffer& b, int64_t count) {
+  double error = 0, norm = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double x = genlab::widen(a.data.get()[i]), y = genlab::widen(b.data.get()[i]);
+    error += (x - y) * (x - y);
+    norm += y * y;
+  }
+  return std::isnan(error) ? INFINITY : std::sqrt(error / norm);
+}
+
+double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool reflect, bool short_input) {
+  genlab::Conv2dGeometry g{};
+  g.n = 2, g.c_in = c_in, g.h = 9, g.w = 7, g.c_out = c_out, g.kh = g.kw = kernel, g.stride_h = g.stride_w = stride;
+  g.padding_h = g.padding_w = 1, g.dilation_h = g.dilation_w = 1, g.groups = 1, g.reflect = reflect;
+  g.dtype = genlab::DType::kBFloat16;
+  g.h_out = (g.h + 2 - kernel) / stride + 1, g.w_out = (g.w + 2 - kernel) / stride + 1;
+  const int64_t inputs = g.n * c_in * g.h * g.w, outputs = g.n * c_out * g.h_out * g.w_out;
+  const int64_t weights = c_out * c_in * kernel * kernel;
+  Buffer input(short_input ? inputs - 1 : inputs, true), weight(weights, true), bias(c_out, true);
+  Buffer output(outputs), output_direct(outputs), grad_input(inputs), grad_input_direct(inputs);
+
+  genlab::Conv2dForwardParams f{};
+  f.geometry = g, f.input = input.data.get(), f.weight = weight.data.get(), f.bias = bias.data.get();
+  channels_last(f.input_stride, c_in, g.h, g.w);
+  channels_last(f.weight_stride, c_in, kernel, kernel);
+  channels_last(f.output_stride, c_out, g.h_out, g.w_out);
+  std::vector<char> scratch(genlab::workspace_of_conv2d_forward_implicit_gemm(f));
+  f.output = output.data.get();
+  genlab::launch_conv2d_forward_implicit_gemm(f, scratch.data(), nullptr);
+  f.output = output_direct.data.get();
+  genlab::launch_conv2d_forward_direct(f, nullptr);
+  double worst = difference(output, output_direct, outputs);
+  if (reflect) return worst;
+
+  genlab::Conv2dBackwardInputParams b{};
+  b.geometry = g, b.grad_output = output_direct.data.get(), b.weight = weight.data.get();
+  channels_last(b.grad_output_stride, c_out, g.h_out, g.w_out);
+  channels_last(b.weight_stride, c_in, kernel, kernel);
+  channels_last(b.grad_input_stride, c_in, g.h, g.w);
+  scratch = std::vector<char>(genlab::workspace_of_conv2d_backward_input_implicit_gemm(b));
+  b.grad_input = grad_input.data.get();
+  genlab::launch_conv2d_backward_input_implicit_gemm(b, scratch.data(), nullptr);
+  b.grad_input = grad_input_direct.data.get();
+  genlab::launch_conv2d_backward_input_direct(b, nullptr);
+  return std::max(worst, difference(grad_input, grad_input_direct, inputs));
+}
+
+}  // namespace
+
+int main(int argc, char**) {
+  double worst = compare(8, 8, 3, 1, false, argc > 1);
+  worst = std::max(worst, compare(24, 40, 4, 2, false, false));
+  worst = std::max(worst, compare(3, 5, 3, 2, false, false));
+  worst = std::max(worst, compare(8, 8, 3, 1, true, false));
+  std::printf("%g\n", worst);
+  return worst < 3e-3 ? 0 : 1;
+}
