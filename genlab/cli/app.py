@@ -66,18 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = _take_debug(words)
-    command = typer.main.get_command(build_app())
-    if "_GENLAB_COMPLETE" in os.environ:  # the shell asks for completions
-        command.main(args=words, prog_name="genlab")
+    _open_missing_streams()
     try:
         with terminating_on_sigterm():
-            # Not command.main: that one swallows Ctrl-C and prints usage errors over several lines.
-            with command.make_context("genlab", words or ["--help"]) as context:
-                command.invoke(context)
-            sys.stdout.flush()
-        return 0
-    except typer.Exit as stop:
-        return _flushed(stop.exit_code)
+            code = _invoke(words)
+        sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
+        return code
     except KeyboardInterrupt:
         _print_error("interrupted")
         return INTERRUPTED
@@ -85,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error("terminated")
         return TERMINATED
     except BrokenPipeError:
-        _abandon_stdout()
+        _abandon_unwritable_stdout()
         return BROKEN_PIPE
     except Exception as error:
+        _abandon_unwritable_stdout()
         line = describe_failure(error, words)
         if line is None or debug:
             traceback.print_exc()
@@ -95,6 +90,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         _print_error(line)
         return USAGE_ERROR
+
+
+def _invoke(words: list[str]) -> int:
+    command = typer.main.get_command(build_app())
+    if "_GENLAB_COMPLETE" in os.environ:  # the shell asks for completions
+        command.main(args=words, prog_name="genlab")
+    try:
+        # Not command.main: that one swallows Ctrl-C and prints usage errors over several lines.
+        with command.make_context("genlab", words or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    return 0
+
+
+def _open_missing_streams() -> None:
+    """A process started with a closed stdout or stderr (`>&-`) has None in its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - lives as long as the process
 
 
 def _take_debug(words: list[str]) -> bool:
@@ -105,18 +120,12 @@ def _take_debug(words: list[str]) -> bool:
     return found
 
 
-def _flushed(code: int) -> int:
+def _abandon_unwritable_stdout() -> None:
+    """Points a stdout that takes no more at nothing, so that the flush at exit does not complain again."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _abandon_stdout()
-        return BROKEN_PIPE
-    return code
-
-
-def _abandon_stdout() -> None:
-    """Points stdout at nothing, so that the interpreter's own flush at exit does not complain a second time."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(line: str) -> None:

@@ -140,8 +140,18 @@ def describe_training(trainer: Trainer, run_path: Path) -> list[str]:
         f"{config.algorithm} on {data.name} ({shape}), batch {sizes['batch_size']}{processes}; weights: {parameters}",
         f"device: {place}, {config.train.precision}",
         f"kernels: {describe_kernels(config, trainer.device.type)}",
+        f"settings: {describe_settings(config)}",
         f"run: {run_path}",
     ]
+
+
+def describe_settings(config: RunConfig) -> str:
+    """The settings that are not the defaults of the algorithm; the run's config.yaml has all of them."""
+    from genlab.config import flatten
+
+    defaults = flatten(type(config)(algorithm=config.algorithm).model_dump(mode="json"))
+    values = flatten(config.model_dump(mode="json"))
+    return ", ".join(f"{key}={value}" for key, value in values.items() if defaults.get(key) != value)
 
 
 def format_count(count: int) -> str:

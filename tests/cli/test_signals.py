@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = ["train", "dcgan_tiny", "train.steps=1000000", "evaluate.metrics=[]", "--device", "cpu", "--run-dir", "run"]
 
 
@@ -48,8 +51,6 @@ def test_signal_ends_training_after_a_checkpoint(start_genlab, genlab, tmp_path:
     "signum, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_signal_ends_other_verbs_in_one_line(start_genlab, tmp_path: Path, signum: int, code: int, word: str) -> None:
-    import os
-
     os.mkfifo(tmp_path / "set.zip")  # reading it waits for a writer that never comes
     process = start_genlab("data", "check", "set.zip")
     time.sleep(4)
@@ -64,6 +65,24 @@ def test_reader_that_goes_away_is_no_error(start_genlab) -> None:
     process.stdout.close()
     assert process.wait(timeout=60) in {0, 141}
     assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "genlab", "--version"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: No space left on device; free some space, or write to another disk"
+
+
+@pytest.mark.parametrize("stream, code", [("1>&-", 0), ("2>&-", 0)])
+def test_closed_streams_are_no_error(stream: str, code: int) -> None:
+    command = f"exec '{sys.executable}' -m genlab --version {stream}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_second_process_in_a_run_directory_is_refused(start_genlab, genlab, tmp_path: Path) -> None:
