@@ -104,8 +104,9 @@ class Loop:
         self._rate_mark = (self._started, trainer.step)
         self._tell("on_start", trainer, self.run.path if self.run else None, total)
         try:
+            # A resumed run may go on with another machine or torch: its log then holds both.
+            self._log({"event": "environment", **environment_facts(trainer.device), **trainer.batch_description()})
             if self.distributed.gather(self.last_checkpoint)[0] is None:
-                self._log({"event": "environment", **environment_facts(trainer.device), **trainer.batch_description()})
                 self.save()  # from here on there is always something to resume from
             while trainer.step < total:
                 numbers, batches = self._next_batches()

@@ -12,6 +12,9 @@ from torch import Tensor
 class Update:
     """Sums the gradients of micro-batches so that they are those of the whole batch, and averages what is logged.
 
+    The sum is exact for losses that are means over samples. Batch normalisation takes its statistics over a micro-batch
+    (and with `train.sync_batch_norm` over the micro-batches of all processes), as anywhere gradients are accumulated.
+
     Args:
         scaler: multiplies float16 losses so that small gradients survive.
         micro_batch_count: parts that the local batch is cut into.
