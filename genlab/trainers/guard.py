@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab.distributed import Distributed
 
 _NEVER = 2**62
 Names = tuple[str, ...]
+
+
+@torch.no_grad()
+def non_finite_networks(networks: Mapping[str, nn.Module]) -> list[str]:
+    """Names of the networks with a NaN or an infinity among their weights; reads the device once for each."""
+    broken = []
+    for name, network in networks.items():
+        weights = [p.abs().max() for p in network.parameters() if p.numel()]  # max passes a NaN on
+        if weights and not bool(torch.isfinite(torch.stack([w.float() for w in weights])).all()):
+            broken.append(name)
+    return broken
 
 
 class MetricWindow:

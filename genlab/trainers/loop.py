@@ -28,7 +28,7 @@ from genlab.seeding import generator, preserved_rng
 from genlab.trainers.base import Batch, Trainer
 from genlab.trainers.callbacks import Callback
 from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
-from genlab.trainers.guard import MetricWindow
+from genlab.trainers.guard import MetricWindow, non_finite_networks
 from genlab.trainers.resuming import environment_facts
 from genlab.trainers.signals import SignalWatch
 from genlab.trainers.state import capture_state, restore_state
@@ -89,6 +89,7 @@ class Loop:
         self._fingerprint = dataset_fingerprint
         self._started = time.monotonic()
         self._rate_mark = (self._started, 0)
+        self._numbers: list[int] = []  # of the batches of the present step
 
     # The whole.
 
@@ -109,9 +110,9 @@ class Loop:
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from
             while trainer.step < total:
-                numbers, batches = self._next_batches()
+                self._numbers, batches = self._next_batches()
                 metrics = trainer.advance(*batches)
-                self.window.add(trainer.step, metrics, numbers)
+                self.window.add(trainer.step, metrics, self._numbers)
                 self._after_step(last=trainer.step >= total)
             self._finish()
         finally:
@@ -125,7 +126,8 @@ class Loop:
         score_due = self._evaluator is not None and not last and _divides(self.config.evaluate.every, step)
         save_due = step % train.checkpoint_every == 0 or last or score_due or signum is not None
         # On a GPU reading the losses waits for it: only where something is written anyway.
-        if (log_due or sample_due or save_due or self.trainer.device.type == "cpu") and self._rolled_back():
+        read_due = log_due or sample_due or save_due or self.trainer.device.type == "cpu"
+        if read_due and self._rolled_back(check_weights=save_due):
             return
         metrics = self._log_interval() if log_due else None
         self._tell("on_step", step, metrics)
@@ -306,13 +308,20 @@ class Loop:
 
     # Faults.
 
-    def _rolled_back(self) -> bool:
+    def _rolled_back(self, check_weights: bool) -> bool:
         """Whether a value was not finite and the run went back to its last checkpoint.
+
+        A loss may be finite and its gradient not: with `check_weights` the weights are looked at too, so that no
+        checkpoint holds a NaN.
 
         Raises:
             RunError: it was not, and `on_nan` says stop or `max_rollbacks` is spent.
         """
         fault = self.window.first_fault(self.distributed)
+        if fault is None and check_weights:
+            broken = non_finite_networks(self.trainer.networks)
+            if self.distributed.maximum(len(broken)):
+                fault = (self.trainer.step, self._numbers, [f"weights of {name}" for name in broken])
         if fault is None:
             return False
         step, batches, names = fault

@@ -69,7 +69,7 @@ def train(
             folder is new; a checkpoint file or a run continues that one, in a new `run_dir` where another is given.
         callbacks: observers, called in order.
         evaluator: scores the trainer every `evaluate.every` steps and at the end; "dataset" compares with the run's own
-            data as `config.evaluate` says; None takes no scores.
+            data as `config.evaluate` says (without metrics there: not at all); None takes no scores.
 
     Returns:
         Where the training ended; equal on every process.
@@ -112,7 +112,7 @@ def train(
         if opened:
             stack.callback(opened[0].close)
         if evaluator == "dataset":
-            evaluator = DatasetEvaluator(_progress(callbacks, signals))
+            evaluator = DatasetEvaluator(_progress(callbacks, signals)) if config.evaluate.metrics else None
         loop = Loop(
             trainer,
             stream,

@@ -95,16 +95,32 @@ def test_a_nan_between_log_steps_is_found_before_a_checkpoint_of_it_is_written(t
 
     poison(2)
     original = Loop._rolled_back
-    asked = []
 
-    def as_on_a_gpu(loop):
-        asked.append(loop.trainer.step)
-        return original(loop) if loop.trainer.step % 4 == 0 else False
+    def as_on_a_gpu(loop, check_weights):
+        return original(loop, check_weights) if loop.trainer.step % 4 == 0 else False
 
     monkeypatch.setattr(Loop, "_rolled_back", as_on_a_gpu)
     with pytest.raises(RunError, match="step 3, batch 2: "):
         train(tiny_config("train.log_every=4", "train.checkpoint_every=4"), tmp_path / "run", evaluator=None)
     assert [step for step, _ in list_checkpoints(tmp_path / "run" / "checkpoints")] == [0]
+
+
+def test_weights_that_broke_under_finite_losses_are_found_before_a_checkpoint_of_them_is_written(tmp_path, monkeypatch):
+    from genlab.trainers.dcgan import DcganTrainer
+
+    original = DcganTrainer.advance
+
+    def overflow(trainer, *batches):
+        metrics = original(trainer, *batches)
+        if trainer.step == 4:
+            next(trainer.networks["generator"].parameters()).data[0] = float("inf")
+        return metrics
+
+    monkeypatch.setattr(DcganTrainer, "advance", overflow)
+    with pytest.raises(RunError, match="step 4, batch 3: weights of generator: expected a finite number"):
+        train(tiny_config("train.checkpoint_every=2"), tmp_path / "run", evaluator=None)
+    assert load_checkpoint(find_checkpoint(tmp_path / "run")).step == 2
+    assert finite(find_checkpoint(tmp_path / "run"))
 
 
 def test_a_used_run_directory_is_refused_before_anything_is_computed(tmp_path):

@@ -183,6 +183,13 @@ def test_observers_hear_everything_in_order(tmp_path):
     ]  # fmt: skip
 
 
+def test_no_metrics_mean_no_evaluation(tmp_path):
+    result = train(tiny_config("train.steps=1", "evaluate.metrics=[]"), tmp_path / "run")
+    assert result.last_scores == []
+    assert result.best_checkpoint is None
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_a_resumed_run_records_its_environment_again(tmp_path):
     train(tiny_config("train.steps=2"), tmp_path / "run", evaluator=None)
     train(tiny_config("train.steps=4"), tmp_path / "run", resume="auto", evaluator=None)
