@@ -200,7 +200,7 @@ def _extension(root: Path, tools: Toolchain) -> Any:
         sources=sources(root, tools.with_cuda),
         include_dirs=[str(root / "csrc")],
         define_macros=[("GENLAB_WITH_CUDA", "1")] if tools.with_cuda else [],
-        extra_compile_args={"cxx": ["-O3", "-fvisibility=hidden"], "nvcc": ["-O3", "-lineinfo"]},
+        extra_compile_args={"cxx": ["-O3", "-g0", "-fvisibility=hidden"], "nvcc": ["-O3", "-lineinfo"]},
     )
 
 
@@ -244,6 +244,8 @@ def _build_command(root: Path, tools: Toolchain) -> type:
             self.force = True
 
         def run(self) -> None:
+            # Before the compiler starts: a source edited meanwhile must count as newer than this library.
+            facts = json.dumps(build_metadata(root, tools), indent=1)
             try:
                 super().run()
             except (Exception, SystemExit) as error:  # noqa: BLE001 - compilers fail in every way there is
@@ -251,7 +253,6 @@ def _build_command(root: Path, tools: Toolchain) -> type:
                 self.extensions = []
                 return
             library = Path(self.get_ext_fullpath("genlab._C"))
-            facts = json.dumps(build_metadata(root, tools), indent=1)
             (library.parent / METADATA_NAME).write_text(facts + "\n")
 
     return BuildKernels
@@ -329,7 +330,7 @@ def _only_one(lock: Path) -> Iterator[None]:
 
 
 def _install(made: Path, library: Path) -> None:
-    """Moves the library and its metadata into the package by renaming: whoever has the old one loaded keeps it whole."""
+    """Renames the library and its metadata into the package: whoever has the old one loaded keeps it whole."""
     for source, target in ((made, library), (made.parent / METADATA_NAME, library.parent / METADATA_NAME)):
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copy2(source, temporary)
