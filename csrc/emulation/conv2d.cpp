@@ -1,5 +1,4 @@
 // The convolution kernels as a host library with a C interface, for tests.
-#define GENLAB_EMULATION
 #include "kernels/conv2d_direct.cu"
 
 #include "emulation/harness.h"
@@ -12,8 +11,6 @@ GENLAB_EXPORT void genlab_conv2d_params_sizes(int64_t sizes[3]) {
   sizes[1] = sizeof(genlab::Conv2dBackwardInputParams);
   sizes[2] = sizeof(genlab::Conv2dBackwardWeightParams);
 }
-
-GENLAB_EXPORT const char* genlab_last_message() { return genlab_emulation_message(); }
 
 GENLAB_EXPORT int genlab_conv2d_forward(const genlab::Conv2dForwardParams* params) {
   return genlab::emulation::guarded([&] { genlab::launch_conv2d_forward_direct(*params, nullptr); });

@@ -20,7 +20,6 @@ from cuda_source_on_host import (
     build,
     call,
     geometry,
-    has_compiler,
     strides,
 )
 from helpers import TOLERANCES, tolerance
@@ -34,10 +33,8 @@ FORWARD = [s for s in CONV2D if s.name not in ("same_even", "same_even_reflect")
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    if not has_compiler():
-        pytest.skip("there is no C++ compiler to build csrc/emulation with")
-    return build(tmp_path_factory.mktemp("emulation"))
+def library():
+    return build()
 
 
 def attributes_of(sample, weight):
