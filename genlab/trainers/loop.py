@@ -1,10 +1,9 @@
-"""The training loop that all algorithms share: data, logs, samples, scores, checkpoints and faults."""
+"""The training loop that all algorithms share: data, what is due when, checkpoints and faults."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +21,15 @@ from genlab.checkpoint import (
     save_checkpoint,
 )
 from genlab.errors import RunError
-from genlab.images import save_grid
-from genlab.runs import Interrupted, RunDirectory, reporting_write_errors
-from genlab.seeding import generator, preserved_rng
+from genlab.runs import Interrupted, RunDirectory
 from genlab.trainers.base import Batch, Trainer
 from genlab.trainers.callbacks import Callback
-from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
+from genlab.trainers.evaluation import Evaluator
 from genlab.trainers.guard import MetricWindow, non_finite_networks
+from genlab.trainers.recorder import Progress, Recorder
 from genlab.trainers.resuming import environment_facts
 from genlab.trainers.signals import SignalWatch
 from genlab.trainers.state import capture_state, restore_state
-
-
-@dataclass
-class Progress:
-    """What the loop remembers beside the trainer; part of every checkpoint.
-
-    Attributes:
-        seconds: time spent in earlier processes of this run.
-        skipped: numbers of the batches that `on_nan: rollback` leaves out.
-        rollbacks: how often it went back.
-        last_scores: rows of the last evaluation.
-        best: {"step", "name", "value"} of the best score so far, with the "scores" of that evaluation.
-    """
-
-    seconds: float = 0.0
-    skipped: list[int] = field(default_factory=list)
-    rollbacks: int = 0
-    last_scores: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
 
 
 class Loop:
@@ -81,15 +60,16 @@ class Loop:
         self.config = trainer.config
         self.distributed = trainer.distributed
         self.window = MetricWindow(trainer.device)
-        self.progress = Progress()
+        self.recorder = Recorder(trainer, run, callbacks)
         self.last_checkpoint: Path | None = None
         self._evaluator = evaluator
-        self._callbacks = callbacks if run is not None else ()
         self._signals = signals or SignalWatch()
         self._fingerprint = dataset_fingerprint
-        self._started = time.monotonic()
-        self._rate_mark = (self._started, 0)
         self._numbers: list[int] = []  # of the batches of the present step
+
+    @property
+    def progress(self) -> Progress:
+        return self.recorder.progress
 
     # The whole.
 
@@ -101,12 +81,12 @@ class Loop:
             RunError: a loss that is not finite, or a file that cannot be written; the last checkpoint is whole.
         """
         trainer, total = self.trainer, self.config.train.steps
-        self._started = time.monotonic()
-        self._rate_mark = (self._started, trainer.step)
-        self._tell("on_start", trainer, self.run.path if self.run else None, total)
+        self.recorder.start_clock()
+        self.recorder.tell("on_start", trainer, self.run.path if self.run else None, total)
         try:
             # A resumed run may go on with another machine or torch: its log then holds both.
-            self._log({"event": "environment", **environment_facts(trainer.device), **trainer.batch_description()})
+            facts = {**environment_facts(trainer.device), **trainer.batch_description()}
+            self.recorder.log({"event": "environment", **facts})
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from
             while trainer.step < total:
@@ -116,7 +96,7 @@ class Loop:
                 self._after_step(last=trainer.step >= total)
             self._finish()
         finally:
-            self._tell("on_end", trainer)
+            self.recorder.tell("on_end", trainer)
 
     def _after_step(self, last: bool) -> None:
         step, train = self.trainer.step, self.config.train
@@ -129,12 +109,12 @@ class Loop:
         read_due = log_due or sample_due or save_due or self.trainer.device.type == "cpu"
         if read_due and self._rolled_back(check_weights=save_due):
             return
-        metrics = self._log_interval() if log_due else None
-        self._tell("on_step", step, metrics)
+        logged = self.recorder.log_interval(self.window.averages(self.distributed)) if log_due else None
+        self.recorder.tell("on_step", step, logged)
         if sample_due:
-            self.draw_samples()
+            self.recorder.draw_samples()
         if score_due and signum is None:
-            self.evaluate()
+            self._evaluate()
         if save_due:
             self.save()
         self._stop_if(signum)
@@ -143,9 +123,15 @@ class Loop:
         """The last evaluation, after the last checkpoint is safe; a resumed run makes up for a missed one."""
         scored = any(row["step"] == self.trainer.step for row in self.progress.last_scores)
         if self._evaluator is not None and not self.distributed.gather(scored)[0]:
-            self.evaluate()
+            self._evaluate()
             self._stop_if(self._signals.agreed(self.distributed))
             self.save()
+
+    def _evaluate(self) -> None:
+        """Rank 0 takes the scores; the other processes wait for it."""
+        evaluator = self._evaluator
+        assert evaluator is not None
+        self.distributed.on_main(lambda: self.recorder.evaluate(evaluator))
 
     def _stop_if(self, signum: int | None) -> None:
         if signum is not None:
@@ -163,75 +149,6 @@ class Loop:
                 numbers.append(number)
                 batches.append(batch)
         return numbers, batches
-
-    # Output.
-
-    def _tell(self, event: str, *arguments: Any) -> None:
-        for callback in self._callbacks:
-            getattr(callback, event)(*arguments)
-
-    def _log(self, row: dict[str, Any]) -> None:
-        if self.run is not None:
-            self.run.log.append(row)
-            if "event" in row:
-                self._tell("on_event", row)
-
-    def _seconds(self) -> float:
-        return self.progress.seconds + time.monotonic() - self._started
-
-    def _log_interval(self) -> dict[str, float]:
-        step, metrics = self.trainer.step, self.window.averages(self.distributed)
-        images = step * self.config.data.batch_size * self.trainer.batches_per_step
-        now, (since, then) = time.monotonic(), self._rate_mark
-        rate = (step - then) * self.config.data.batch_size * self.trainer.batches_per_step / max(now - since, 1e-9)
-        self._rate_mark = (now, step)
-        values = {**metrics, "learning_rate": self.trainer.learning_rate, "images_per_second": round(rate, 2)}
-        self._log({"step": step, "time": round(self._seconds(), 3), "images": images, **values})
-        if self.run is not None and self.config.train.tensorboard:
-            self.run.add_scalars(step, values)
-        return values
-
-    def draw_samples(self) -> Path | None:
-        """Writes the grid of the fixed z; every process may call it, rank 0 draws."""
-        if self.run is None:
-            return None
-        path = self.run.sample_path(self.trainer.step)
-        with preserved_rng(self.trainer.device):
-            images = self.trainer.sample(self.config.train.sample_count, generator(self.config.seed, "samples"))
-        with reporting_write_errors(path):
-            save_grid(images, path)
-        self._tell("on_samples", self.trainer.step, path)
-        return path
-
-    def evaluate(self) -> None:
-        """Scores the trainer on rank 0 and notes whether this step is the best so far; the other processes wait."""
-        self.distributed.on_main(self._evaluate_here)
-
-    def _evaluate_here(self) -> None:
-        assert self.run is not None
-        assert self._evaluator is not None
-        step = self.trainer.step
-        try:
-            with preserved_rng(self.trainer.device):
-                scores = list(self._evaluator(self.trainer, step))
-        except EvaluationStopped:
-            return
-        rows = [{"step": step, "checkpoint": checkpoint_name(step), **score.to_json()} for score in scores]
-        for row in rows:
-            self.run.metrics.append(row)
-        self.progress.last_scores = rows
-        chosen = selecting_score(scores, self.config.evaluate.select)
-        if chosen is not None and self._is_better(chosen):
-            self.progress.best = {"step": step, "name": chosen.name, "value": chosen.value, "scores": rows}
-        if self.config.train.tensorboard:
-            self.run.add_scalars(step, {score.name: score.value for score in scores})
-        self._tell("on_scores", step, scores)
-
-    def _is_better(self, score: Any) -> bool:
-        best = self.progress.best
-        if best is None or best["name"] != score.name:
-            return True
-        return score.value > best["value"] if score.higher_is_better else score.value < best["value"]
 
     # Checkpoints.
 
@@ -252,7 +169,7 @@ class Loop:
             "dataset_fingerprint": self._fingerprint,
             "stream": self.stream.state_dict(),
             "window_counts": counts,
-            "progress": {**asdict(self.progress), "seconds": self._seconds()},
+            "progress": {**asdict(self.progress), "seconds": self.recorder.seconds()},
             "versions": _versions(),
         }
         self.distributed.on_main(lambda: self._write(tensors, state))
@@ -265,7 +182,7 @@ class Loop:
             mark_best(path)
         prune_checkpoints(self.run.checkpoints, self.config.train.keep_last)
         self.last_checkpoint = path
-        self._tell("on_checkpoint", self.trainer.step, path)
+        self.recorder.tell("on_checkpoint", self.trainer.step, path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continues from a checkpoint: trainer, data position, unfinished averages, scores."""
@@ -275,7 +192,7 @@ class Loop:
         prefix = "window/"
         sums = {key[len(prefix) :]: value for key, value in checkpoint.tensors.items() if key.startswith(prefix)}
         self.window.load_state_dict(sums, state["window_counts"])
-        self.progress = Progress(**state["progress"])
+        self.recorder.progress = Progress(**state["progress"])
         self.last_checkpoint = checkpoint.path
 
     def resume(self, checkpoint: Checkpoint, same_run: bool) -> None:
@@ -287,7 +204,7 @@ class Loop:
         else:
             self.progress.best = None
             self.last_checkpoint = None  # so that `fit` writes one into this directory first
-        self._log(event)
+        self.recorder.log(event)
 
     def rewind_run(self) -> None:
         """Brings the run directory back to the trainer's step: logs, pictures, checkpoints and the best one.
@@ -340,14 +257,14 @@ class Loop:
                 "whole: lower the learning rate"
             )
         skipped, rollbacks = sorted({*self.progress.skipped, *batches}), self.progress.rollbacks + 1
-        seconds = self._seconds()
+        seconds = self.recorder.seconds()
         self.restore(load_checkpoint(source))
         self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
-        self.progress.seconds, self._started = seconds, time.monotonic()
-        self._rate_mark = (self._started, self.trainer.step)
+        self.progress.seconds = seconds
+        self.recorder.start_clock()
         self.rewind_run()
         event = {"event": "rollback", "step": self.trainer.step, "fault_step": step}
-        self._log({**event, "batches": list(batches), "metrics": names})
+        self.recorder.log({**event, "batches": list(batches), "metrics": names})
         return True
 
 

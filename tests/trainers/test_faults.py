@@ -172,13 +172,13 @@ def test_a_full_file_system_leaves_a_checkpoint_that_resumes_when_there_is_room(
 def test_a_full_disk_under_pictures_and_logs_is_a_users_error(tmp_path, monkeypatch, victim):
     import builtins
 
-    import genlab.trainers.loop as loop
+    import genlab.trainers.recorder as recorder
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if victim == "save_grid":
-        monkeypatch.setattr(loop, "save_grid", full)
+        monkeypatch.setattr(recorder, "save_grid", full)
     else:
         genuine = builtins.open
         monkeypatch.setattr(

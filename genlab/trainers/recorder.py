@@ -1,0 +1,126 @@
+"""What a run writes for people while it trains: log rows, curves, pictures and scores; and what observers are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from genlab.checkpoint import checkpoint_name
+from genlab.images import save_grid
+from genlab.runs import RunDirectory, reporting_write_errors
+from genlab.seeding import generator, preserved_rng
+from genlab.trainers.base import Trainer
+from genlab.trainers.callbacks import Callback
+from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
+
+
+@dataclass
+class Progress:
+    """What the loop remembers beside the trainer; part of every checkpoint.
+
+    Attributes:
+        seconds: time spent in earlier processes of this run.
+        skipped: numbers of the batches that `on_nan: rollback` leaves out.
+        rollbacks: how often it went back.
+        last_scores: rows of the last evaluation.
+        best: {"step", "name", "value"} of the best score so far, with the "scores" of that evaluation.
+    """
+
+    seconds: float = 0.0
+    skipped: list[int] = field(default_factory=list)
+    rollbacks: int = 0
+    last_scores: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+class Recorder:
+    """Writes into the run directory on rank 0; on the other processes every method does nothing.
+
+    Args:
+        trainer: what is recorded.
+        run: the run directory, or None where this process is not rank 0.
+        callbacks: told of everything that happens.
+
+    Attributes:
+        progress: counters and scores that belong into checkpoints.
+    """
+
+    def __init__(self, trainer: Trainer, run: RunDirectory | None, callbacks: Sequence[Callback]) -> None:
+        self.trainer, self.run = trainer, run
+        self.progress = Progress()
+        self._train = trainer.config.train
+        self._callbacks = callbacks if run is not None else ()
+        self._images_per_step = trainer.config.data.batch_size * trainer.batches_per_step
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Counts time and speed from here on."""
+        self._started = time.monotonic()
+        self._rate_mark = (self._started, self.trainer.step)
+
+    def seconds(self) -> float:
+        """Time spent on this run, in earlier processes too."""
+        return self.progress.seconds + time.monotonic() - self._started
+
+    def tell(self, event: str, *arguments: Any) -> None:
+        """Calls the method `event` of every observer."""
+        for callback in self._callbacks:
+            getattr(callback, event)(*arguments)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Appends a row to log.jsonl; events are told to observers too."""
+        if self.run is not None:
+            self.run.log.append(row)
+            if "event" in row:
+                self.tell("on_event", row)
+
+    def log_interval(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Writes the averages of a log interval with the learning rate and the speed; returns all of them."""
+        step, now, (since, then) = self.trainer.step, time.monotonic(), self._rate_mark
+        rate = (step - then) * self._images_per_step / max(now - since, 1e-9)
+        self._rate_mark = (now, step)
+        values = {**metrics, "learning_rate": self.trainer.learning_rate, "images_per_second": round(rate, 2)}
+        self.log({"step": step, "time": round(self.seconds(), 3), "images": step * self._images_per_step, **values})
+        if self.run is not None and self._train.tensorboard:
+            self.run.add_scalars(step, values)
+        return values
+
+    def draw_samples(self) -> None:
+        """Writes the grid of the fixed z."""
+        if self.run is None:
+            return
+        path = self.run.sample_path(self.trainer.step)
+        with preserved_rng(self.trainer.device):
+            images = self.trainer.sample(self._train.sample_count, generator(self.trainer.config.seed, "samples"))
+        with reporting_write_errors(path):
+            save_grid(images, path)
+        self.tell("on_samples", self.trainer.step, path)
+
+    def evaluate(self, evaluator: Evaluator) -> None:
+        """Scores the trainer and notes whether this step is the best so far; leaves early where asked to stop."""
+        if self.run is None:
+            return
+        step = self.trainer.step
+        try:
+            with preserved_rng(self.trainer.device):
+                scores = list(evaluator(self.trainer, step))
+        except EvaluationStopped:
+            return
+        rows = [{"step": step, "checkpoint": checkpoint_name(step), **score.to_json()} for score in scores]
+        for row in rows:
+            self.run.metrics.append(row)
+        self.progress.last_scores = rows
+        chosen = selecting_score(scores, self.trainer.config.evaluate.select)
+        if chosen is not None and self._is_better(chosen):
+            self.progress.best = {"step": step, "name": chosen.name, "value": chosen.value, "scores": rows}
+        if self._train.tensorboard:
+            self.run.add_scalars(step, {score.name: score.value for score in scores})
+        self.tell("on_scores", step, scores)
+
+    def _is_better(self, score: Any) -> bool:
+        best = self.progress.best
+        if best is None or best["name"] != score.name:
+            return True
+        return score.value > best["value"] if score.higher_is_better else score.value < best["value"]
