@@ -16,6 +16,8 @@ Pair = tuple[int, int]
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> Pair:
     """`value` as (height, width). Raises TypeError or ValueError naming the argument."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= minimum:
+        return value  # what modules pass: this runs in front of every kernel
     items = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else None
     if items is None or isinstance(value, str) or any(isinstance(v, bool) or not isinstance(v, int) for v in items):
         raise TypeError(f"{op}: expected {name} to be an int or a pair of ints, got {value!r}")
@@ -49,13 +51,13 @@ def check_tensors(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -
         raise ValueError(f"{op}: expected a 4-dimensional weight, got {shape_text(weight)}")
     if not input.dtype.is_floating_point:
         raise TypeError(f"{op}: expected a floating point input, got {input.dtype}; call input.float() first")
-    autocast = autocast_dtype(input) is not None
+    device, dtype = input.device, input.dtype
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
-        if tensor.device != input.device:
-            raise RuntimeError(f"{op}: expected {name} on the input's device {input.device}, got {tensor.device}")
-        if not autocast and tensor.dtype != input.dtype:
+        if tensor.device != device:
+            raise RuntimeError(f"{op}: expected {name} on the input's device {device}, got {tensor.device}")
+        if tensor.dtype != dtype and autocast_dtype(input) is None:
             raise TypeError(
                 f"{op}: expected {name} of the input's dtype {input.dtype}, got {tensor.dtype}; "
                 "convert one of them or run under torch.autocast"
@@ -105,8 +107,9 @@ def conv2d_output_size(
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"{op}: expected padding_mode to be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
     output = []
+    sizes, kernels = input.shape[2:], weight.shape[2:]
     for axis, name in ((0, "height"), (1, "width")):
-        size, kernel = input.shape[2 + axis], weight.shape[2 + axis]
+        size, kernel = sizes[axis], kernels[axis]
         far = padding[axis] + extra[axis]
         if size < 1 or kernel < 1:
             raise ValueError(
@@ -159,8 +162,9 @@ def conv_transpose2d_output_size(
 ) -> Pair:
     """(height, width) of conv_transpose2d's output. Raises ValueError where there would be none."""
     output = []
+    sizes, kernels = input.shape[2:], weight.shape[2:]
     for axis, name in ((0, "height"), (1, "width")):
-        size, kernel = input.shape[2 + axis], weight.shape[2 + axis]
+        size, kernel = sizes[axis], kernels[axis]
         if size < 1 or kernel < 1:
             raise ValueError(
                 f"{op}: expected input and weight with {name} >= 1, got input {shape_text(input)} and weight "
