@@ -35,6 +35,14 @@ inline void async_copy(void* destination, const void* source, uint32_t bytes, ui
   ++counters.copies;
 }
 
+// A plain load from shared memory, for the race check.
+inline void check_read(const void* address, uint32_t bytes) {
+  Block& block = *current_block;
+  check_aligned(address, bytes, "shared memory load");
+  block.shared.check_inside(address, bytes, "shared memory load");
+  block.shared.read(address, bytes, block.access_of(current_thread->linear));
+}
+
 inline void async_copy_commit() {
   current_thread->groups.push_back(std::move(current_thread->open_group));
   current_thread->open_group.clear();

@@ -1,54 +1,20 @@
 // Forward convolution and its input gradient (= transposed convolution) on tensor cores; see implicit_gemm/ for the kernel.
 #include "kernels/conv2d_implicit_gemm.h"
 
-#include <cstdint>
-#include <stdexcept>
-#include <string>
-
 #include "kernels/implicit_gemm/gather_gemm_kernel.h"
+#include "kernels/implicit_gemm/host.h"
 #include "kernels/implicit_gemm/pack.h"
 
 namespace genlab {
 namespace {
 
+using namespace implicit_gemm;
+
 using WideTile = GemmTile<128, 128, 64, 64, 3>;
 using SquareTile = GemmTile<64, 64, 32, 32, 3>;
 using NarrowTile = GemmTile<128, 32, 32, 32, 3>;  // for at most 32 result channels
 
-constexpr int64_t kInt32Max = 2147483647;
 constexpr int64_t kEnoughWideTiles = 128;  // about one per multiprocessor of a large GPU; fewer leave it idle
-
-void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string(kernel) + ": launch failed: " + cudaGetErrorString(error));
-  }
-}
-
-int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
-
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-const char* refusal_of(const Conv2dGeometry& g) {
-  if (g.dtype == DType::kFloat64) return "float64 has no tensor-core path";
-  if (g.groups != 1) return "groups are not supported";
-  const int64_t reach = (g.h > g.w ? g.h : g.w) + 2 * (g.padding_h > g.padding_w ? g.padding_h : g.padding_w);
-  const int64_t stride = g.stride_h > g.stride_w ? g.stride_h : g.stride_w;
-  const int64_t dilation = g.dilation_h > g.dilation_w ? g.dilation_h : g.dilation_w;
-  if (reach >= 1 << 28 || stride >= 1 << 28 || dilation >= 1 << 28) return "a spatial size does not fit the 32-bit positions";
-  const int64_t channels = g.c_in > g.c_out ? g.c_in : g.c_out;
-  if (channels >= kInt32Max / 16 || g.kh * g.kw >= kInt32Max / 16 || channels * g.kh * g.kw >= kInt32Max / 4) {
-    return "channels x taps do not fit 31 bits";
-  }
-  return nullptr;
-}
-
-// The channels of a pixel lie together, start on 16 bytes and fill whole chunks.
-bool whole_chunks(const void* data, const int64_t (&stride)[4], int64_t channels, int64_t bytes) {
-  const int64_t elements = kChunkBytes / bytes;
-  return stride[1] == 1 && channels % elements == 0 && reinterpret_cast<std::uintptr_t>(data) % kChunkBytes == 0 &&
-         stride[0] % elements == 0 && stride[2] % elements == 0 && stride[3] % elements == 0;
-}
 
 // Lays the packed weights of the phases out one after the other; returns their bytes together.
 int64_t lay_out_weights(GatherGemmParams& p, int phases_h, int64_t bytes) {
@@ -121,14 +87,6 @@ void pack_weights(const GatherGemmParams& p, int phases_h, const PackParams& pac
   const int64_t blocks = (largest + 255) / 256;
   const dim3 grid(static_cast<unsigned>(blocks < 4096 ? blocks : 4096), 1, static_cast<unsigned>(phases_h * p.phases_w));
   GENLAB_LAUNCH(pack_weight_kernel<T>, grid, dim3(256), 0, stream, p, pack, static_cast<T*>(workspace));
-}
-
-// Calls `body` with a value of the element type.
-template <typename Body>
-void with_element(DType dtype, Body body) {
-  if (dtype == DType::kFloat32) return body(float{});
-  if (dtype == DType::kBFloat16) return body(BFloat16{});
-  return body(Float16{});
 }
 
 GatherGemmParams forward_gather(const Conv2dForwardParams& params) {
@@ -205,13 +163,15 @@ void run(
 
 }  // namespace
 
-const char* refusal_of_conv2d_forward_implicit_gemm(const Conv2dForwardParams& params) { return refusal_of(params.geometry); }
+const char* refusal_of_conv2d_forward_implicit_gemm(const Conv2dForwardParams& params) {
+  return refusal_of_geometry(params.geometry);
+}
 
 const char* refusal_of_conv2d_backward_input_implicit_gemm(const Conv2dBackwardInputParams& params) {
   const Conv2dGeometry& g = params.geometry;
   if (g.reflect && (g.padding_h > 0 || g.padding_w > 0)) return "reflect padding is not supported in the input gradient";
   if (g.stride_h > kMaxPhases || g.stride_w > kMaxPhases) return "a stride above 8 is not supported";
-  return refusal_of(g);
+  return refusal_of_geometry(g);
 }
 
 std::size_t workspace_of_conv2d_forward_implicit_gemm(const Conv2dForwardParams& params) {

@@ -196,8 +196,7 @@ class Problem:
             raise NotImplementedError(refusal.decode())
         size = library.value(f"workspace_of_{op}", ctypes.c_size_t, ctypes.byref(params))
         workspace = Guarded(torch.empty(size, dtype=torch.uint8), fill=False)
-        tile = () if op == "backward_weight" else (TILES[self.tile],)
-        library.call(f"run_{op}", ctypes.byref(params), ctypes.c_void_p(workspace.pointer), *tile)
+        library.call(f"run_{op}", ctypes.byref(params), ctypes.c_void_p(workspace.pointer), TILES[self.tile])
         for name, buffer in (*buffers.items(), ("workspace", workspace)):
             buffer.check(name)
 

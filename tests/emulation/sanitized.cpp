@@ -66,6 +66,20 @@ double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool
   f.output = output_direct.data.get();
   genlab::launch_conv2d_forward_direct(f, nullptr);
   double worst = difference(output, output_direct, outputs);
+
+  genlab::Conv2dBackwardWeightParams w{};
+  Buffer grad_weight(weights), grad_weight_direct(weights), grad_bias(c_out), grad_bias_direct(c_out);
+  w.geometry = g, w.grad_output = output_direct.data.get(), w.input = input.data.get();
+  channels_last(w.grad_output_stride, c_out, g.h_out, g.w_out);
+  channels_last(w.input_stride, c_in, g.h, g.w);
+  channels_last(w.grad_weight_stride, c_in, kernel, kernel);
+  scratch = std::vector<char>(genlab::workspace_of_conv2d_backward_weight_implicit_gemm(w));
+  w.grad_weight = grad_weight.data.get(), w.grad_bias = grad_bias.data.get();
+  genlab::launch_conv2d_backward_weight_implicit_gemm(w, scratch.data(), nullptr);
+  w.grad_weight = grad_weight_direct.data.get(), w.grad_bias = grad_bias_direct.data.get();
+  genlab::launch_conv2d_backward_weight_direct(w, nullptr);
+  worst = std::max(worst, difference(grad_weight, grad_weight_direct, weights));
+  worst = std::max(worst, difference(grad_bias, grad_bias_direct, c_out));
   if (reflect) return worst;
 
   genlab::Conv2dBackwardInputParams b{};

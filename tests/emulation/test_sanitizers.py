@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    kernels = [CSRC / "kernels" / f"conv2d_{name}.cu" for name in ("direct", "implicit_gemm")]
+    names = ("direct", "implicit_gemm", "implicit_gemm_weight")
+    kernels = [CSRC / "kernels" / f"conv2d_{name}.cu" for name in names]
     try:
         return build(HERE / "sanitized.cpp", flags=("-O1", *SANITIZE), beside=kernels, program=True)
     except RuntimeError as error:

@@ -73,6 +73,14 @@ GENLAB_DEVICE void load_matrices_transposed(uint32_t (&registers)[4], const void
 #endif
 }
 
+// 32 bits of shared memory that other threads may have copied there.
+GENLAB_DEVICE uint32_t read_shared(const unsigned char* address) {
+#if defined(GENLAB_EMULATION)
+  emulation::check_read(address, 4);
+#endif
+  return *reinterpret_cast<const uint32_t*>(address);
+}
+
 // Rounds a float to tf32, ties away from zero; the tensor core alone would cut the low bits off.
 GENLAB_DEVICE uint32_t round_to_tf32(uint32_t bits) {
 #if defined(__CUDA_ARCH__)

@@ -76,15 +76,16 @@ struct SourceRows {
 
 constexpr int32_t kNoRow = -(1 << 30);
 
-// Element offset of source position (h, w) of an image, or -1 where zero stands.
-GENLAB_DEVICE int64_t source_offset(const GatherGemmParams& p, int size_h, int size_w, int32_t h, int32_t w) {
+// Element offset of source position (h, w) of an image with these strides, or -1 where zero stands.
+GENLAB_DEVICE int64_t source_offset(
+    const int64_t (&stride)[4], int32_t reflect, int size_h, int size_w, int32_t h, int32_t w) {
   if (h < kNoRow / 2) return -1;
-  if (p.reflect) {
+  if (reflect) {
     h = static_cast<int32_t>(reflect_index(h, size_h));
     w = static_cast<int32_t>(reflect_index(w, size_w));
   }
   if (h < 0 || h >= size_h || w < 0 || w >= size_w) return -1;
-  return h * p.source_stride[2] + w * p.source_stride[3];
+  return h * stride[2] + w * stride[3];
 }
 
 // Walks the chunk of this thread along K = [tap h][tap w][channel].
@@ -114,7 +115,9 @@ GENLAB_DEVICE void load_source_vectors(
     const int row = threadIdx.x / kChunks + i * kRowsPerPass;
     int64_t offset = -1;
     if (cursor.tap_h < h.taps) {
-      offset = source_offset(p, h.size, w.size, rows.h[i] + cursor.tap_h * h.per_tap, rows.w[i] + cursor.tap_w * w.per_tap);
+      offset = source_offset(
+          p.source_stride, p.reflect, h.size, w.size, rows.h[i] + cursor.tap_h * h.per_tap,
+          rows.w[i] + cursor.tap_w * w.per_tap);
     }
     const T* from = offset < 0 ? static_cast<const T*>(p.source) : rows.base[i] + offset + cursor.channel;
     async_copy<kChunkBytes>(stage + swizzle(row, chunk), from, offset < 0 ? 0 : kChunkBytes);
@@ -134,7 +137,9 @@ GENLAB_DEVICE void load_source_elements(
     for (int i = 0; i < kPasses; ++i) {
       int64_t offset = -1;
       if (cursor.tap_h < h.taps) {
-        offset = source_offset(p, h.size, w.size, rows.h[i] + cursor.tap_h * h.per_tap, rows.w[i] + cursor.tap_w * w.per_tap);
+        offset = source_offset(
+          p.source_stride, p.reflect, h.size, w.size, rows.h[i] + cursor.tap_h * h.per_tap,
+          rows.w[i] + cursor.tap_w * w.per_tap);
       }
       values[i][e] = offset < 0 ? T{} : rows.base[i][offset + cursor.channel * p.source_stride[1]];
     }

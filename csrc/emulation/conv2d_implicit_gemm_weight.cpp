@@ -1,0 +1,8 @@
+// Weight gradient of convolution on tensor cores as a host library, for tests.
+#include "emulation/conv2d_implicit_gemm.h"
+
+#include "kernels/conv2d_implicit_gemm_weight.cu"
+
+extern "C" {
+GENLAB_EXPORT_CONV2D(backward_weight, Conv2dBackwardWeightParams)
+}

@@ -1,0 +1,57 @@
+// Host arithmetic that the launchers of the implicit-GEMM kernels share.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/conv2d.h"
+#include "kernels/implicit_gemm/gather_gemm.h"
+
+namespace genlab {
+namespace implicit_gemm {
+
+constexpr int64_t kInt32Max = 2147483647;
+
+inline void check_launch(const char* kernel) {
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(kernel) + ": launch failed: " + cudaGetErrorString(error));
+  }
+}
+
+inline int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+inline const char* refusal_of_geometry(const Conv2dGeometry& g) {
+  if (g.dtype == DType::kFloat64) return "float64 has no tensor-core path";
+  if (g.groups != 1) return "groups are not supported";
+  const int64_t reach = (g.h > g.w ? g.h : g.w) + 2 * (g.padding_h > g.padding_w ? g.padding_h : g.padding_w);
+  const int64_t stride = g.stride_h > g.stride_w ? g.stride_h : g.stride_w;
+  const int64_t dilation = g.dilation_h > g.dilation_w ? g.dilation_h : g.dilation_w;
+  if (reach >= 1 << 28 || stride >= 1 << 28 || dilation >= 1 << 28) return "a spatial size does not fit the 32-bit positions";
+  const int64_t channels = g.c_in > g.c_out ? g.c_in : g.c_out;
+  if (channels >= kInt32Max / 16 || g.kh * g.kw >= kInt32Max / 16 || channels * g.kh * g.kw >= kInt32Max / 4) {
+    return "channels x taps do not fit 31 bits";
+  }
+  return nullptr;
+}
+
+// The channels of a pixel lie together, start on 16 bytes and fill whole chunks.
+inline bool whole_chunks(const void* data, const int64_t (&stride)[4], int64_t channels, int64_t bytes) {
+  const int64_t elements = kChunkBytes / bytes;
+  return stride[1] == 1 && channels % elements == 0 && reinterpret_cast<std::uintptr_t>(data) % kChunkBytes == 0 &&
+         stride[0] % elements == 0 && stride[2] % elements == 0 && stride[3] % elements == 0;
+}
+
+// Calls `body` with a value of the element type.
+template <typename Body>
+void with_element(DType dtype, Body body) {
+  if (dtype == DType::kFloat32) return body(float{});
+  if (dtype == DType::kBFloat16) return body(BFloat16{});
+  return body(Float16{});
+}
+
+}  // namespace implicit_gemm
+}  // namespace genlab
