@@ -16,6 +16,23 @@ TORCH_LIBRARY(genlab, m) {
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, "
       "int groups, int[2] dilation, str? activation, float negative_slope) -> Tensor");
+  m.def(
+      "norm_statistics(Tensor input, bool per_sample, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "norm_act(Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
+      "str? activation, float negative_slope, bool statistics_of_input) -> Tensor");
+  m.def(
+      "norm_act_backward(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, float eps, str? activation, float negative_slope, bool statistics_of_input, bool[4] wanted) -> "
+      "(Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "norm_act_backward_sums(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, float eps, str? activation, float negative_slope) -> (Tensor, Tensor)");
+  m.def(
+      "norm_act_backward_input(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, Tensor sum_grad, Tensor sum_grad_normalised, float inverse_count, float eps, str? activation, "
+      "float negative_slope, bool want_residual) -> (Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

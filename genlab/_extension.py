@@ -51,11 +51,22 @@ def load() -> ModuleType | None:
     except (ImportError, OSError) as error:
         _failure = f"genlab._C does not load: {_first_line(error)} ({_versions()}); run `{BUILD_COMMAND} --force`"
         return None
-    from genlab.ops import conv_native
+    from genlab.ops import conv_native, norm_native
 
-    conv_native.register()
+    try:
+        conv_native.register()
+        norm_native.register()
+    except RuntimeError as error:
+        _failure = f"genlab._C was built from other sources: {_first_line(error)}; run `{BUILD_COMMAND}`"
+        return None
     _module = module
     return module
+
+
+def available(*, with_cuda: bool = False) -> bool:
+    """Whether the extension is loaded, or can be, with CUDA where asked."""
+    module = _module if _module is not None else load()
+    return module is not None and (not with_cuda or bool(module.with_cuda))
 
 
 def metadata() -> dict[str, Any]:

@@ -1,5 +1,4 @@
 // The normalisation kernels as a host library with a C interface, for tests.
-#define GENLAB_EMULATION
 #include "kernels/norm_act_elementwise.cu"
 #include "kernels/norm_act_two_stage.cu"
 

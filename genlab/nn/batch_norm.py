@@ -33,7 +33,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         negative_slope: slope of leaky_relu below zero.
         process_group: take training statistics over all processes of this group, on any backend; "world" is every
             process of the run (and means nothing where torch.distributed is not initialised); None is this one alone.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "native", "torch" or "reference".
 
     Example:
         >>> layer = BatchNormAct2d(64, activation="relu")
@@ -69,6 +69,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C, H, W), and a residual of the same shape, to (N, C, H, W)."""
+        self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

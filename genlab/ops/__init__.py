@@ -12,6 +12,7 @@ from genlab.ops.implementation import (
     get_default_impl,
     set_default_impl,
 )
+from genlab.ops.instance_norm_act import instance_norm_act
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,5 +24,6 @@ __all__ = [
     "default_impl",
     "describe",
     "get_default_impl",
+    "instance_norm_act",
     "set_default_impl",
 ]

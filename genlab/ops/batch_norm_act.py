@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import collective, implementation, shapes
+from genlab.ops import collective, implementation, norm_native, norm_shapes, shapes
 
 
 def batch_norm_act(
@@ -30,7 +30,7 @@ def batch_norm_act(
     """activation(batch_norm(input) + residual), the argument order and defaults of torch.nn.functional.batch_norm.
 
     Args:
-        input: (N, C, H, W).
+        input: (N, C) or (N, C, ...), contiguous, channels_last or any strides.
         running_mean: (C,), updated in place when training; None keeps no running statistics.
         running_var: (C,), likewise, with the unbiased variance.
         weight: (C,) scale or None.
@@ -43,15 +43,17 @@ def batch_norm_act(
         residual: added before the activation; the input's shape.
         process_group: take the training statistics over all processes of this group, weighted by their batch sizes.
             Works on every backend (gloo on CPU included) and differentiates twice; every process must make the call.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "native", "torch" or "reference", see `genlab.ops.describe`.
 
     Returns:
         The input's shape and dtype.
 
     Raises:
         ValueError: shapes that do not fit; one value per channel when training; no statistics when not training.
-        TypeError: an input that is not floating point.
-        NotImplementedError: impl="native".
+        TypeError: an input that is not floating point; parameters of another dtype (float32 beside a
+            half precision input is fine).
+        RuntimeError: tensors on different devices, or impl="native" where the extension is not built.
+        NotImplementedError: impl="native" for a device or dtype without kernel.
 
     Example:
         >>> x = torch.randn(8, 64, 16, 16)
@@ -65,6 +67,18 @@ def batch_norm_act(
     if training and group is None and input.numel() // input.shape[1] == 1:
         raise ValueError(
             f"batch_norm_act: expected more than 1 value per channel when training, got {shapes.shape_text(input)}"
+        )
+    if chosen == "native":
+        if group is not None:
+            return _native_of_group(
+                input, running_mean, running_var, weight, bias, momentum, eps, activation, negative_slope, residual,
+                group,
+            )  # fmt: skip
+        mean, var = running_mean, running_var
+        if training:
+            mean, var = torch.ops.genlab.norm_statistics(input, False, running_mean, running_var, momentum)
+        return torch.ops.genlab.norm_act(
+            input, mean, var, weight, bias, residual, eps, activation, negative_slope, training
         )
     if chosen == "torch" and group is None:
         output = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -86,32 +100,47 @@ def _check(
     residual: Tensor | None,
     eps: float,
 ) -> None:
-    if input.dim() != 4:
-        raise ValueError(f"batch_norm_act: expected input of shape (N, C, H, W), got {shapes.shape_text(input)}")
-    if not input.dtype.is_floating_point:
-        raise TypeError(f"batch_norm_act: expected a floating point input, got {input.dtype}")
+    norm_shapes.check_input("batch_norm_act", input, eps)
     if input.numel() == 0 and training:
         raise ValueError(f"batch_norm_act: expected a batch to take statistics of, got {shapes.shape_text(input)}")
-    if not eps >= 0:
-        raise ValueError(f"batch_norm_act: expected eps >= 0, got {eps}")
-    channels = input.shape[1]
-    named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, tensor in named.items():
-        if tensor is not None and (tensor.dim() != 1 or tensor.shape[0] != channels):
-            raise ValueError(f"batch_norm_act: expected {name} of shape ({channels},), got {shapes.shape_text(tensor)}")
-        if tensor is not None and tensor.device != input.device:
-            raise RuntimeError(
-                f"batch_norm_act: expected {name} on the input's device {input.device}, got {tensor.device}"
-            )
-    if (running_mean is None) != (running_var is None):
-        raise ValueError("batch_norm_act: expected running_mean and running_var both or neither, got one of them")
-    if not training and running_mean is None:
-        raise ValueError("batch_norm_act: expected running_mean and running_var when training=False, got None")
-    if residual is not None and residual.shape != input.shape:
-        raise ValueError(
-            f"batch_norm_act: expected residual of the input's shape {shapes.shape_text(input)}, got "
-            f"{shapes.shape_text(residual)}"
-        )
+    sizes = (input.shape[1],)
+    norm_shapes.check_parameter("batch_norm_act", "running_mean", running_mean, input, sizes)
+    norm_shapes.check_parameter("batch_norm_act", "running_var", running_var, input, sizes)
+    norm_shapes.check_parameter("batch_norm_act", "weight", weight, input, sizes)
+    norm_shapes.check_parameter("batch_norm_act", "bias", bias, input, sizes)
+    norm_shapes.check_running(
+        "batch_norm_act", running_mean, running_var, needed=None if training else "training=False"
+    )
+    norm_shapes.check_residual("batch_norm_act", residual, input)
+
+
+def _native_of_group(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+    residual: Tensor | None,
+    group: dist.ProcessGroup,
+) -> Tensor:
+    """The native kernels around two collectives: one for the statistics, one for the sums of the backward pass."""
+    with torch.no_grad():
+        mean, var, count = norm_native.merged_statistics(input, group)
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+
+    def again(x: Tensor, scale: Tensor | None, shift: Tensor | None, add: Tensor | None) -> Tensor:
+        output = _normalised(x, None, None, scale, shift, True, momentum, eps, group)
+        return act.apply(output if add is None else output + add, activation, negative_slope)
+
+    return norm_native.SynchronisedNormAct.apply(
+        input, weight, bias, residual, mean, var, count, eps, activation, negative_slope, group, again
+    )
 
 
 def _normalised(
@@ -131,9 +160,10 @@ def _normalised(
     would lose the digits of a variance that is small beside the mean.
     """
     x = input if input.dtype == torch.float64 else input.float()
+    sizes = (1, -1, *(1,) * (input.dim() - 2))
     if training:
         mean, count = _mean(x, group)
-        centred = x - mean.reshape(1, -1, 1, 1)
+        centred = x - mean.reshape(sizes)
         var, _ = _mean(centred * centred, group)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
@@ -142,13 +172,13 @@ def _normalised(
                 running_var.lerp_(unbiased.to(running_var.dtype), momentum)
     else:
         mean, var = running_mean.to(x.dtype), running_var.to(x.dtype)
-        centred = x - mean.reshape(1, -1, 1, 1)
+        centred = x - mean.reshape(sizes)
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
-    output = centred * scale.reshape(1, -1, 1, 1)
+    output = centred * scale.reshape(sizes)
     if bias is not None:
-        output = output + bias.reshape(1, -1, 1, 1)
+        output = output + bias.reshape(sizes)
     return output.to(input.dtype)
 
 
@@ -158,7 +188,7 @@ def _mean(x: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor | 
     The group's count stays on the device: reading it would stall a GPU in every layer.
     """
     count = x.numel() // x.shape[1]
-    total = x.sum((0, 2, 3))
+    total = x.sum((0, *range(2, x.dim())))
     if group is None:
         return total / count, count
     # float64 holds the count and the sum exactly enough to travel in one message.

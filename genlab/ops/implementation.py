@@ -27,31 +27,47 @@ CUDA_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NATIVE = {
     "conv2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "conv_transpose2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
-    "batch_norm_act": {},
+    "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
+
+# Ops that run in the dtype they are given: autocast leaves them alone.
+NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints."""
+    """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints.
+
+    The first rule that fits an op, device and dtype counts; one whose choice is native is passed over where the
+    extension is not loaded.
+    """
 
     op: str
     device: str
     choice: str
     reason: str
+    dtypes: tuple[torch.dtype, ...] = CUDA_DTYPES
 
 
 _ONEDNN = "oneDNN runs plain convolution at 93-97 % of the CPU's peak (fp32, AMD Zen 4, 2 cores): nothing left to win"
 _CUDNN = "the native CUDA kernel is the direct one, an oracle for checks; cuDNN is quicker"
-_NORM = "no native kernel; torch's batch_norm with the residual and the activation written over its output"
+_NORM = "normalisation, residual and activation in two passes over memory instead of torch's three and more"
+_NORM_TORCH = "torch's normalisation with the residual and the activation written over its output"
+_NORM_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's normalisation, then the activation in place"
+_NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
     Rule("conv2d", "cpu", "torch", _ONEDNN),
     Rule("conv2d", "cuda", "torch", _CUDNN),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
-    Rule("batch_norm_act", "cpu", "torch", _NORM),
-    Rule("batch_norm_act", "cuda", "torch", _NORM),
+    Rule("batch_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),
+    Rule("batch_norm_act", "cpu", "torch", _NORM_TORCH),
+    Rule("batch_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("instance_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),
+    Rule("instance_norm_act", "cpu", "torch", _NORM_TORCH),
+    Rule("instance_norm_act", "cuda", "torch", _NORM_CUDA),
 )
 
 _default = "auto"
@@ -103,18 +119,23 @@ def choose(op: str, impl: str, input: Tensor) -> str:
     if impl not in IMPLEMENTATIONS:
         check_impl(op, impl)
     if impl == "auto":
-        impl = _default if _default != "native" or NATIVE[op] else "auto"
+        impl = _default
     device = input.device.type
+    dtype = input.dtype if op in NOT_AUTOCAST else effective_dtype(input)
     if impl == "auto":
-        for rule in RULES:
-            if rule.op == op and rule.device == device:
-                impl = rule.choice
-                break
-        else:
-            impl = "torch"
+        rule = _rule(op, device, dtype)
+        impl = "torch" if rule is None else rule.choice
     if impl == "native":
-        _require_native(op, device, effective_dtype(input))
+        _require_native(op, device, dtype)
     return impl
+
+
+def _rule(op: str, device: str, dtype: torch.dtype) -> Rule | None:
+    for rule in RULES:
+        fits = rule.op == op and rule.device == device and dtype in rule.dtypes
+        if fits and (rule.choice != "native" or _extension.available(with_cuda=device == "cuda")):
+            return rule
+    return None
 
 
 def effective_dtype(input: Tensor) -> torch.dtype:
@@ -126,8 +147,6 @@ def effective_dtype(input: Tensor) -> torch.dtype:
 def native_reasons(op: str, device: str, dtype: torch.dtype) -> list[str]:
     """Why the native kernels cannot run this op here; empty where they can."""
     reasons = []
-    if not NATIVE[op]:
-        return [f"{op} has no native kernel"]
     if device == "meta":
         device = "cpu"
     if device not in NATIVE[op]:
@@ -171,13 +190,14 @@ def describe() -> list[OpRow]:
     """
     status = _extension.status()
     rows = []
-    for rule in RULES:
-        dtypes = CUDA_DTYPES if rule.device == "cuda" else (*CPU_DTYPES, torch.float16)
+    for op, device in dict.fromkeys((rule.op, rule.device) for rule in RULES):
+        dtypes = CUDA_DTYPES if device == "cuda" else (*CPU_DTYPES, torch.float16)
         for dtype in dtypes:
-            missing = native_reasons(rule.op, rule.device, dtype)
-            if NATIVE[rule.op]:
-                missing += _extension.reasons(status, with_cuda=rule.device == "cuda")
-            available = (*(() if missing else ("native",)), "torch", "reference")
+            missing = native_reasons(op, device, dtype)
+            missing += _extension.reasons(status, with_cuda=device == "cuda")
+            implementations = (*(() if missing else ("native",)), "torch", "reference")
             name = str(dtype).removeprefix("torch.")
-            rows.append(OpRow(rule.op, rule.device, name, available, rule.choice, rule.reason, tuple(missing)))
+            rule = _rule(op, device, dtype)
+            choice, reason = ("torch", "no rule for this dtype") if rule is None else (rule.choice, rule.reason)
+            rows.append(OpRow(op, device, name, implementations, choice, reason, tuple(missing)))
     return rows

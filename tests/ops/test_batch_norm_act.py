@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from conv_samples import tensor
 
-from genlab import ops
+from genlab import _extension, ops
 
+IMPLEMENTATIONS = ["torch", "reference", *(["native"] if _extension.available() else [])]
 SHAPES = [(2, 1, 1, 1), (1, 3, 4, 5), (4, 7, 3, 3), (3, 5, 1, 1)]
 
 
@@ -18,7 +19,7 @@ def statistics(channels: int, dtype: torch.dtype = torch.float64) -> tuple[torch
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"])
-@pytest.mark.parametrize("impl", ["torch", "reference"])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_agrees_with_torch_functional_in_values_gradients_and_running_statistics(impl, activation, training):
     for shape in SHAPES:
         channels = shape[1]
@@ -41,7 +42,7 @@ def test_agrees_with_torch_functional_in_values_gradients_and_running_statistics
         torch.testing.assert_close((mean, var), (expected_mean, expected_var))
 
 
-@pytest.mark.parametrize("impl", ["torch", "reference"])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("training", [True, False])
 def test_differentiates_twice(impl, training):
     leaves = [torch.randn(3, 2, 2, 3), torch.randn(2), torch.randn(2), torch.randn(3, 2, 2, 3)]
@@ -61,13 +62,13 @@ def test_differentiates_twice(impl, training):
 def test_layouts_agree(layout):
     plain = tensor((2, 4, 5, 6), torch.float32, "cpu", "contiguous", 1)
     strided = tensor((2, 4, 5, 6), torch.float32, "cpu", layout, 1)
-    for impl in ("torch", "reference"):
+    for impl in IMPLEMENTATIONS:
         expected = ops.batch_norm_act(plain, None, None, training=True, activation="relu", impl="reference")
         found = ops.batch_norm_act(strided, None, None, training=True, activation="relu", impl=impl)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("impl", ["torch", "reference"])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_bfloat16_keeps_statistics_in_float32(impl):
     input = torch.randn(4, 3, 6, 6).bfloat16()
     mean, var = torch.zeros(3), torch.ones(3)
@@ -93,7 +94,9 @@ def test_an_empty_batch_passes_in_evaluation():
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 MEAN, VAR = torch.zeros(3), torch.ones(3)
 REFUSALS = {
-    "rank": ((X[0], MEAN, VAR), {}, ValueError, r"expected input of shape \(N, C, H, W\), got \(3, 4, 4\)"),
+    "rank": ((X[0, 0, 0], MEAN, VAR), {}, ValueError, r"expected input of shape \(N, C, ...\), got \(4\)"),
+    "weight_dtype": ((X, MEAN, VAR, torch.ones(3).double()), {}, TypeError, "expected weight of the input's dtype"),
+    "residual_dtype": ((X, MEAN, VAR), {"residual": X.double()}, TypeError, "expected residual of the input's dtype"),
     "integer": ((X.long(), MEAN, VAR), {}, TypeError, "expected a floating point input"),
     "mean_shape": ((X, MEAN[:2], VAR), {}, ValueError, r"expected running_mean of shape \(3,\), got \(2\)"),
     "weight_shape": ((X, MEAN, VAR, torch.ones(4)), {}, ValueError, "expected weight of shape"),
@@ -105,7 +108,8 @@ REFUSALS = {
     "residual": ((X, MEAN, VAR), {"residual": X[:1]}, ValueError, "expected residual of the input's shape"),
     "activation": ((X, MEAN, VAR), {"activation": "mish"}, ValueError, "got 'mish'"),
     "eps": ((X, MEAN, VAR), {"eps": -1.0}, ValueError, "expected eps >= 0"),
-    "impl": ((X, MEAN, VAR), {"impl": "native"}, NotImplementedError, "batch_norm_act has no native kernel"),
+    "impl": ((X, MEAN, VAR), {"impl": "mine"}, ValueError, "expected impl to be one of"),
+    "native_dtype": ((X.half(), MEAN, VAR), {"impl": "native"}, NotImplementedError, "dtype float16 is not one of"),
 }  # fmt: skip
 
 

@@ -27,7 +27,9 @@ def test_describe_covers_every_op_device_and_dtype():
     assert "native" in by_key["conv2d", "cpu", "float32"].implementations
     assert "native" not in by_key["conv2d", "cpu", "float16"].implementations
     assert by_key["conv2d", "cpu", "float16"].missing[0].startswith("dtype float16 is not one of")
-    assert by_key["batch_norm_act", "cpu", "float32"].missing == ("batch_norm_act has no native kernel",)
+    assert by_key["batch_norm_act", "cpu", "float32"].auto == "native"
+    assert by_key["batch_norm_act", "cpu", "float64"].auto == "torch"
+    assert by_key["batch_norm_act", "cpu", "float16"].auto == "torch"
     assert all(row.reason and row.auto in row.implementations for row in rows)
 
 
@@ -55,11 +57,9 @@ def test_an_explicit_implementation_wins_over_the_switch(no_library):
         assert ops.conv2d(*CALL, impl="torch").shape == (1, 3, 2, 2)
 
 
-def test_the_native_switch_leaves_ops_without_native_kernel_at_auto():
-    with ops.default_impl("native"):
-        ops.batch_norm_act(torch.randn(2, 3, 4, 4), None, None, training=True)
-    with pytest.raises(NotImplementedError, match='batch_norm_act has no native kernel; use impl="torch"'):
-        ops.batch_norm_act(torch.randn(2, 3, 4, 4), None, None, training=True, impl="native")
+def test_auto_passes_over_native_rules_without_the_library(no_library):
+    assert all(row.auto == "torch" for row in ops.describe())
+    ops.batch_norm_act(torch.randn(2, 3, 4, 4), None, None, training=True)
 
 
 def test_the_switch_refuses_an_unknown_name():

@@ -1,5 +1,5 @@
-// Values of the activations that an op can end in. Their gradients are torch ops in genlab/ops/activation.py, which
-// differentiates them again.
+// Values of the activations that an op can end in, and their gradients as functions of the activation's input. (Where an op
+// keeps its output, genlab/ops/activation.py has the gradients as torch ops, which differentiate again.)
 #pragma once
 
 #include <cmath>
@@ -44,6 +44,37 @@ GENLAB_HOST_DEVICE A activate(Activation activation, A x, A negative_slope) {
       break;
   }
   return x;
+}
+
+// Gradient with respect to the activation's input x, given that of its output. As torch's: relu's is 0 where x <= 0 and
+// leaky_relu's the slope unless x > 0, so that NaN goes the same way.
+template <typename A>
+GENLAB_HOST_DEVICE A activate_gradient(Activation activation, A grad, A x, A negative_slope) {
+  switch (activation) {
+    case Activation::kRelu:
+      return x <= A(0) ? A(0) : grad;
+    case Activation::kLeakyRelu:
+      return x > A(0) ? grad : grad * negative_slope;
+    case Activation::kTanh: {
+      const A t = tanh(x);
+      return grad * (A(1) - t * t);
+    }
+    case Activation::kSigmoid: {
+      const A s = sigmoid(x);
+      return grad * s * (A(1) - s);
+    }
+    case Activation::kGelu: {
+      const A cumulative = A(0.5) * (A(1) + erf(x * A(0.70710678118654752440)));
+      return grad * (cumulative + x * A(0.39894228040143267794) * exp(A(-0.5) * x * x));
+    }
+    case Activation::kSilu: {
+      const A s = sigmoid(x);
+      return grad * s * (A(1) + x * (A(1) - s));
+    }
+    case Activation::kNone:
+      break;
+  }
+  return grad;
 }
 
 }  // namespace genlab

@@ -1,0 +1,324 @@
+// Batch and instance normalisation: cuts the tensors into tiles, runs the table's loops over them in parallel and merges.
+//
+// Two passes over memory each way: moments then normalise-and-activate forward, sums then the input's gradient backward.
+#include "cpu/norm_act.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+
+#include "cpu/norm_act_tiles.h"
+
+namespace genlab::cpu {
+namespace {
+
+constexpr int64_t kTileElements = 1 << 16;    // of a tile of rows, where there are many channels
+constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than they save
+
+const NormActTable& table() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const NormActTable& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
+                                          ? norm_act_table_avx512()
+                                      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+                                          ? norm_act_table_avx2()
+                                          : norm_act_table_baseline();
+#else
+  static const NormActTable& chosen = norm_act_table_baseline();
+#endif
+  return chosen;
+}
+
+template <typename Body>
+void with_tiles(DType dtype, Body body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(table().float32);
+    case DType::kFloat64:
+      return body(table().float64);
+    case DType::kBFloat16:
+      return body(table().bfloat16);
+    case DType::kFloat16:
+      break;
+  }
+  throw std::invalid_argument("norm_act: expected float32, float64 or bfloat16 on the CPU, got float16");
+}
+
+template <typename Body>
+void parallel(const ParallelFor& parallel_for, int64_t count, int64_t elements, const Body& body) {
+  if (elements < kSerialElements || count == 1) {
+    body(0, count);
+  } else {
+    parallel_for(count, body);
+  }
+}
+
+int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The tiles of a tensor. channels_last: tile (group, piece) is 32 to kTileRows positions of all channels. Contiguous: tile
+// (sample, channel, piece) is up to kPlaneTile positions. `parts` of them meet in one statistic.
+struct Tiling {
+  NormActGeometry g;
+  bool rows;          // tiles of rows (channels_last)
+  int64_t groups;     // rows of statistics
+  int64_t length;     // positions in a run of tiles: of a group (rows), or of one sample and channel
+  int64_t tile;       // positions in every tile of a run but the last
+  int64_t pieces;     // tiles in a run
+  int64_t elements;
+
+  explicit Tiling(const NormActGeometry& geometry)
+      : g(geometry),
+        rows(geometry.channels_last != 0 || geometry.s == 1),
+        groups(norm_groups(geometry)),
+        length(rows ? norm_count(geometry) : geometry.s),
+        tile(rows ? std::clamp<int64_t>(kTileElements / std::max<int64_t>(geometry.c, 1), 32, kTileRows) : kPlaneTile),
+        pieces(ceil_divide(length, tile)),
+        elements(geometry.n * geometry.c * geometry.s) {}
+
+  int64_t count() const { return rows ? groups * pieces : g.n * g.c * pieces; }
+  int64_t last() const { return length - (pieces - 1) * tile; }
+  PartialLayout partials() const {
+    const int64_t runs = rows || g.per_sample ? 1 : g.n;
+    return {runs * pieces, g.c, pieces, tile, last()};
+  }
+
+  struct Tile {
+    int64_t offset;     // first element
+    int64_t positions;
+    int64_t group, channel;  // channel 0 for tiles of rows
+    int64_t part;       // which of its group's partial results
+  };
+  Tile at(int64_t index) const {
+    const int64_t piece = index % pieces, run = index / pieces;
+    const int64_t positions = piece + 1 == pieces ? last() : tile;
+    if (rows) return {(run * length + piece * tile) * g.c, positions, run, 0, piece};
+    const int64_t sample = run / g.c;
+    return {run * length + piece * tile, positions, g.per_sample ? sample : 0, run % g.c,
+            g.per_sample ? piece : sample * pieces + piece};
+  }
+};
+
+template <typename A>
+std::unique_ptr<A[]> uninitialised(int64_t count) {
+  return std::unique_ptr<A[]>(new A[count]);
+}
+
+// Pieces of [0, count) for the merges, which are short.
+constexpr int64_t kMergePiece = 64;
+
+// Calls merge(group, first channel, channels) over all statistics in parallel.
+template <typename Body>
+void over_channels(const Tiling& tiling, const ParallelFor& parallel_for, const Body& body) {
+  const int64_t pieces = ceil_divide(tiling.g.c, kMergePiece);
+  const int64_t work = tiling.groups * tiling.g.c * (tiling.partials().parts + 4);
+  parallel(parallel_for, tiling.groups * pieces, work, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % pieces * kMergePiece;
+      body(i / pieces, first, std::min(kMergePiece, tiling.g.c - first));
+    }
+  });
+}
+
+// scale and shift of every statistic, and for the gradient its slope and offset.
+template <typename A>
+struct Factors {
+  std::unique_ptr<A[]> values;
+  int64_t size;
+  const A* mean;
+  bool gradient;
+
+  Factors(const Tiling& tiling, const NormActAffine& affine, const ParallelFor& parallel_for,
+          const NormActBackwardInputParams* backward = nullptr)
+      : values(uninitialised<A>(tiling.groups * tiling.g.c * (backward ? 4 : 2))),
+        size(tiling.groups * tiling.g.c),
+        mean(static_cast<const A*>(affine.mean)),
+        gradient(backward != nullptr) {
+    const A* var = static_cast<const A*>(affine.var);
+    const A* weight = static_cast<const A*>(affine.weight);
+    const A* bias = static_cast<const A*>(affine.bias);
+    over_channels(tiling, parallel_for, [&](int64_t group, int64_t first, int64_t channels) {
+      for (int64_t c = first; c < first + channels; ++c) {
+        const int64_t i = group * tiling.g.c + c;
+        const double rstd = 1.0 / std::sqrt(double(var[i]) + affine.eps);
+        const double scale = rstd * (weight ? double(weight[c]) : 1.0);
+        values[i] = static_cast<A>(scale);
+        values[size + i] = static_cast<A>((bias ? double(bias[c]) : 0.0) - double(mean[i]) * scale);
+        if (backward == nullptr) continue;
+        const double share = scale * backward->inverse_count;
+        const bool constant = backward->inverse_count == 0;
+        values[2 * size + i] =
+            constant ? A(0) : static_cast<A>(share * rstd * double(static_cast<const A*>(backward->sum_grad_normalised)[i]));
+        values[3 * size + i] = constant ? A(0) : static_cast<A>(share * double(static_cast<const A*>(backward->sum_grad)[i]));
+      }
+    });
+  }
+
+  ChannelFactors<A> at(int64_t i) const {
+    const A* slope = gradient ? &values[2 * size + i] : nullptr;
+    const A* offset = gradient ? &values[3 * size + i] : nullptr;
+    return {&values[i], &values[size + i], mean + i, slope, offset};
+  }
+};
+
+template <typename T>
+const T* offset_or_null(const void* data, int64_t offset) {
+  return data == nullptr ? nullptr : static_cast<const T*>(data) + offset;
+}
+
+template <typename A>
+void update_running(const NormStatisticsParams& p) {
+  if (p.running_mean == nullptr) return;
+  const double count = static_cast<double>(norm_count(p.geometry));
+  const A momentum = static_cast<A>(p.momentum);
+  A* running_mean = static_cast<A*>(p.running_mean);
+  A* running_var = static_cast<A*>(p.running_var);
+  for (int64_t c = 0; c < p.geometry.c; ++c) {
+    const A unbiased = static_cast<A>(double(static_cast<const A*>(p.var)[c]) * count / (count - 1));
+    running_mean[c] = momentum * static_cast<const A*>(p.mean)[c] + (1 - momentum) * running_mean[c];
+    running_var[c] = momentum * unbiased + (1 - momentum) * running_var[c];
+  }
+}
+
+template <typename T>
+void statistics(const NormActTiles<T>& tiles, const NormStatisticsParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Tiling tiling(p.geometry);
+  const PartialLayout layout = tiling.partials();
+  const int64_t c = tiling.g.c;
+  const auto partial = uninitialised<A>(tiling.groups * layout.parts * 3 * c);
+  const T* input = static_cast<const T*>(p.input);
+  parallel(parallel_for, tiling.count(), tiling.elements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto tile = tiling.at(i);
+      A* out = &partial[(tile.group * layout.parts + tile.part) * 3 * c + tile.channel];
+      if (tiling.rows) {
+        tiles.moments_rows(input + tile.offset, tile.positions, c, c, out, out + c, out + 2 * c);
+      } else {
+        tiles.moments_plane(input + tile.offset, tile.positions, out, out + c, out + 2 * c);
+      }
+    }
+  });
+  over_channels(tiling, parallel_for, [&](int64_t group, int64_t first, int64_t channels) {
+    tiles.merge_moments(
+        &partial[group * layout.parts * 3 * c + first], layout, channels, static_cast<A*>(p.mean) + group * c + first,
+        static_cast<A*>(p.var) + group * c + first);
+  });
+  update_running<A>(p);
+}
+
+template <typename T>
+void apply(const NormActTiles<T>& tiles, const NormActParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Tiling tiling(p.geometry);
+  const Factors<A> factors(tiling, p.affine, parallel_for);
+  const TileActivation activation{p.affine.activation, p.affine.negative_slope};
+  const T* input = static_cast<const T*>(p.input);
+  T* output = static_cast<T*>(p.output);
+  parallel(parallel_for, tiling.count(), tiling.elements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = end - 1; i >= begin; --i) {  // backwards: the statistics' pass has left the end in the cache
+      const auto tile = tiling.at(i);
+      const T* residual = offset_or_null<T>(p.affine.residual, tile.offset);
+      const auto f = factors.at(tile.group * tiling.g.c + tile.channel);
+      if (tiling.rows) {
+        const int64_t c = tiling.g.c;
+        tiles.apply_rows(input + tile.offset, residual, output + tile.offset, tile.positions, c, c, f, activation);
+      } else {
+        tiles.apply_plane(input + tile.offset, residual, output + tile.offset, tile.positions, f, activation);
+      }
+    }
+  });
+}
+
+template <typename T>
+void backward_sums(const NormActTiles<T>& tiles, const NormActBackwardSumsParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Tiling tiling(p.geometry);
+  const Factors<A> factors(tiling, p.affine, parallel_for);
+  const PartialLayout layout = tiling.partials();
+  const int64_t c = tiling.g.c;
+  const TileActivation activation{p.affine.activation, p.affine.negative_slope};
+  const auto partial = uninitialised<A>(tiling.groups * layout.parts * 2 * c);
+  const T* input = static_cast<const T*>(p.input);
+  const T* grad_output = static_cast<const T*>(p.grad_output);
+  parallel(parallel_for, tiling.count(), tiling.elements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto tile = tiling.at(i);
+      const T* residual = offset_or_null<T>(p.affine.residual, tile.offset);
+      const auto f = factors.at(tile.group * c + tile.channel);
+      A* out = &partial[(tile.group * layout.parts + tile.part) * 2 * c + tile.channel];
+      const T* dy = grad_output + tile.offset;
+      const T* x = input + tile.offset;
+      if (tiling.rows) {
+        tiles.grad_sums_rows(dy, x, residual, tile.positions, c, c, f, activation, out, out + c);
+      } else {
+        tiles.grad_sums_plane(dy, x, residual, tile.positions, f, activation, out, out + c);
+      }
+    }
+  });
+  over_channels(tiling, parallel_for, [&](int64_t group, int64_t first, int64_t channels) {
+    A* sum = static_cast<A*>(p.sum_grad) + group * c + first;
+    A* product = static_cast<A*>(p.sum_grad_normalised) + group * c + first;
+    tiles.merge_sums(&partial[group * layout.parts * 2 * c + first], layout, channels, sum, product);
+    const A* var = static_cast<const A*>(p.affine.var) + group * c + first;
+    for (int64_t i = 0; i < channels; ++i) {
+      product[i] = static_cast<A>(double(product[i]) / std::sqrt(double(var[i]) + p.affine.eps));
+    }
+  });
+}
+
+template <typename T>
+void backward_input(const NormActTiles<T>& tiles, const NormActBackwardInputParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Tiling tiling(p.geometry);
+  const Factors<A> factors(tiling, p.affine, parallel_for, &p);
+  const TileActivation activation{p.affine.activation, p.affine.negative_slope};
+  const T* input = static_cast<const T*>(p.input);
+  const T* grad_output = static_cast<const T*>(p.grad_output);
+  T* grad_input = static_cast<T*>(p.grad_input);
+  parallel(parallel_for, tiling.count(), tiling.elements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = end - 1; i >= begin; --i) {
+      const auto tile = tiling.at(i);
+      const T* residual = offset_or_null<T>(p.affine.residual, tile.offset);
+      T* grad_residual = p.grad_residual == nullptr ? nullptr : static_cast<T*>(p.grad_residual) + tile.offset;
+      const auto f = factors.at(tile.group * tiling.g.c + tile.channel);
+      const T* dy = grad_output + tile.offset;
+      const T* x = input + tile.offset;
+      T* dx = grad_input + tile.offset;
+      if (tiling.rows) {
+        const int64_t c = tiling.g.c;
+        tiles.grad_input_rows(dy, x, residual, dx, grad_residual, tile.positions, c, c, f, activation);
+      } else {
+        tiles.grad_input_plane(dy, x, residual, dx, grad_residual, tile.positions, f, activation);
+      }
+    }
+  });
+}
+
+bool empty(const NormActGeometry& g) { return g.n == 0 || g.c == 0 || g.s == 0; }
+
+}  // namespace
+
+void norm_statistics(const NormStatisticsParams& params, const ParallelFor& parallel_for) {
+  if (empty(params.geometry)) return;
+  with_tiles(params.geometry.dtype, [&](const auto& tiles) { statistics(tiles, params, parallel_for); });
+}
+
+void norm_act(const NormActParams& params, const ParallelFor& parallel_for) {
+  if (empty(params.geometry)) return;
+  with_tiles(params.geometry.dtype, [&](const auto& tiles) { apply(tiles, params, parallel_for); });
+}
+
+void norm_act_backward_sums(const NormActBackwardSumsParams& params, const ParallelFor& parallel_for) {
+  if (empty(params.geometry)) return;
+  with_tiles(params.geometry.dtype, [&](const auto& tiles) { backward_sums(tiles, params, parallel_for); });
+}
+
+void norm_act_backward_input(const NormActBackwardInputParams& params, const ParallelFor& parallel_for) {
+  if (empty(params.geometry)) return;
+  with_tiles(params.geometry.dtype, [&](const auto& tiles) { backward_input(tiles, params, parallel_for); });
+}
+
+const char* norm_act_instruction_set() { return table().name; }
+
+}  // namespace genlab::cpu

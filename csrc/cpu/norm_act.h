@@ -1,0 +1,19 @@
+// Batch and instance normalisation of kernels/norm_act.h on the CPU: the same parameters; float, double and bfloat16.
+#pragma once
+
+#include "cpu/parallel.h"
+#include "kernels/norm_act.h"
+
+namespace genlab::cpu {
+
+// Results do not depend on the number of threads: partial sums are taken over fixed pieces and merged in one order. Each
+// throws std::invalid_argument for a dtype it does not serve (float16).
+void norm_statistics(const NormStatisticsParams& params, const ParallelFor& parallel_for);
+void norm_act(const NormActParams& params, const ParallelFor& parallel_for);
+void norm_act_backward_sums(const NormActBackwardSumsParams& params, const ParallelFor& parallel_for);
+void norm_act_backward_input(const NormActBackwardInputParams& params, const ParallelFor& parallel_for);
+
+// "avx512", "avx2" or "baseline": the instruction set that this machine runs the normalisations with.
+const char* norm_act_instruction_set();
+
+}  // namespace genlab::cpu

@@ -1,0 +1,341 @@
+// Bodies of the table in norm_act_tiles.h for one instruction set: included by norm_act_<instruction set>.cpp inside its
+// namespace, after vector.h and vector_activation.h. No include guard for the same reason as there.
+
+// Vectors of columns that stay in registers while a tile's rows go by.
+constexpr int64_t kBlock = kVectorBytes == 64 ? 4 : 2;
+
+// Calls body(column, vectors) over `columns` in blocks of kBlock vectors, then single ones; returns the first column left.
+template <typename A, typename Body>
+GENLAB_INLINE int64_t over_blocks(int64_t columns, Body body) {
+  int64_t c = 0;
+  for (; c + kBlock * kLanes<A> <= columns; c += kBlock * kLanes<A>) body(c, std::integral_constant<int64_t, kBlock>{});
+  for (; c + kLanes<A> <= columns; c += kLanes<A>) body(c, std::integral_constant<int64_t, 1>{});
+  return c;
+}
+
+// A whole vector, or its first `count` elements where `count` > 0.
+template <typename T>
+GENLAB_INLINE Vector<Accumulate<T>> load_part(const T* data, int64_t count) {
+  return count == 0 ? load(data) : load_some(data, count);
+}
+
+template <typename T>
+GENLAB_INLINE void store_part(T* data, Vector<Accumulate<T>> value, int64_t count) {
+  if (count == 0) {
+    store(data, value);
+  } else {
+    store_some(data, value, count);
+  }
+}
+
+// -- moments -----------------------------------------------------------------------------------------------------------
+
+template <typename T, int64_t kVectors>
+GENLAB_INLINE void moments_block(
+    const T* x, int64_t rows, int64_t stride, int64_t part, Accumulate<T>* first, Accumulate<T>* sum,
+    Accumulate<T>* squares) {
+  using A = Accumulate<T>;
+  Vector<A> shift[kVectors], total[kVectors] = {}, square[kVectors] = {};
+  for (int64_t j = 0; j < kVectors; ++j) shift[j] = load_part(x + j * kLanes<A>, part);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = x + r * stride;
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kVectors; ++j) {
+      const Vector<A> d = load_part(row + j * kLanes<A>, part) - shift[j];
+      total[j] += d;
+      square[j] += d * d;
+    }
+  }
+  for (int64_t j = 0; j < kVectors; ++j) {
+    store_part(first + j * kLanes<A>, shift[j], part);
+    store_part(sum + j * kLanes<A>, total[j], part);
+    store_part(squares + j * kLanes<A>, square[j], part);
+  }
+}
+
+template <typename T>
+static void moments_rows(
+    const T* x, int64_t rows, int64_t columns, int64_t stride, Accumulate<T>* first, Accumulate<T>* sum,
+    Accumulate<T>* squares) {
+  using A = Accumulate<T>;
+  const int64_t c = over_blocks<A>(columns, [&](int64_t at, auto vectors) {
+    moments_block<T, decltype(vectors)::value>(x + at, rows, stride, 0, first + at, sum + at, squares + at);
+  });
+  if (c < columns) moments_block<T, 1>(x + c, rows, stride, columns - c, first + c, sum + c, squares + c);
+}
+
+template <typename T>
+static void moments_plane(
+    const T* x, int64_t count, Accumulate<T>* first, Accumulate<T>* sum, Accumulate<T>* squares) {
+  using A = Accumulate<T>;
+  constexpr int64_t kStep = 4 * kLanes<A>;
+  const A shift = widen(x[0]);
+  const Vector<A> shifts = splat(shift);
+  Vector<A> total[4] = {}, square[4] = {};
+  int64_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+      const Vector<A> d = load(x + i + j * kLanes<A>) - shifts;
+      total[j] += d;
+      square[j] += d * d;
+    }
+  }
+  for (; i + kLanes<A> <= count; i += kLanes<A>) {
+    const Vector<A> d = load(x + i) - shifts;
+    total[0] += d;
+    square[0] += d * d;
+  }
+  A total_rest = 0, square_rest = 0;
+  for (; i < count; ++i) {
+    const A d = widen(x[i]) - shift;
+    total_rest += d;
+    square_rest += d * d;
+  }
+  *first = shift;
+  *sum = sum_lanes<A>((total[0] + total[1]) + (total[2] + total[3])) + total_rest;
+  *squares = sum_lanes<A>((square[0] + square[1]) + (square[2] + square[3])) + square_rest;
+}
+
+// -- normalise, add, activate ------------------------------------------------------------------------------------------
+
+template <typename T, typename Act>
+GENLAB_INLINE void apply_vector(
+    const T* x, const T* residual, T* y, int64_t part, Vector<Accumulate<T>> scale, Vector<Accumulate<T>> shift, Act act) {
+  Vector<Accumulate<T>> z = load_part(x, part) * scale + shift;
+  if (residual != nullptr) z += load_part(residual, part);
+  store_part(y, act.value(z), part);
+}
+
+template <typename T>
+static void apply_rows(
+    const T* x, const T* residual, T* y, int64_t rows, int64_t columns, int64_t stride,
+    const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
+  using A = Accumulate<T>;
+  with_activation(activation, [&](auto act) {
+    for (int64_t r = rows - 1; r >= 0; --r) {  // backwards: the end of the tile may still be in the cache
+      const T* in = x + r * stride;
+      const T* add = residual == nullptr ? nullptr : residual + r * stride;
+      T* out = y + r * stride;
+      int64_t c = 0;
+      for (; c + kLanes<A> <= columns; c += kLanes<A>) {
+        apply_vector(in + c, add ? add + c : nullptr, out + c, 0, load(f.scale + c), load(f.shift + c), act);
+      }
+      if (c == columns) continue;
+      const int64_t part = columns - c;
+      apply_vector(
+          in + c, add ? add + c : nullptr, out + c, part, load_some(f.scale + c, part), load_some(f.shift + c, part), act);
+    }
+  });
+}
+
+template <typename T>
+static void apply_plane(
+    const T* x, const T* residual, T* y, int64_t count, const ChannelFactors<Accumulate<T>>& f,
+    TileActivation activation) {
+  using A = Accumulate<T>;
+  const Vector<A> scale = splat(*f.scale), shift = splat(*f.shift);
+  with_activation(activation, [&](auto act) {
+    int64_t i = 0;
+    for (; i + kLanes<A> <= count; i += kLanes<A>) {
+      apply_vector(x + i, residual ? residual + i : nullptr, y + i, 0, scale, shift, act);
+    }
+    if (i < count) apply_vector(x + i, residual ? residual + i : nullptr, y + i, count - i, scale, shift, act);
+  });
+}
+
+// -- backward ----------------------------------------------------------------------------------------------------------
+
+// g = dy * activation'(z) with z computed again from x, and x itself.
+template <typename T, typename Act>
+GENLAB_INLINE Vector<Accumulate<T>> gradient_of_z(
+    const T* dy, Vector<Accumulate<T>> value, const T* residual, int64_t part, Vector<Accumulate<T>> scale,
+    Vector<Accumulate<T>> shift, Act act) {
+  Vector<Accumulate<T>> z = value * scale + shift;
+  if (residual != nullptr) z += load_part(residual, part);
+  return act.gradient(load_part(dy, part), z);
+}
+
+template <typename T, int64_t kVectors, typename Act>
+GENLAB_INLINE void grad_sums_block(
+    const T* dy, const T* x, const T* residual, int64_t rows, int64_t stride, int64_t part,
+    const ChannelFactors<Accumulate<T>>& f, int64_t column, Act act, Accumulate<T>* sum, Accumulate<T>* product) {
+  using A = Accumulate<T>;
+  Vector<A> scale[kVectors], shift[kVectors], mean[kVectors], total[kVectors] = {}, products[kVectors] = {};
+  for (int64_t j = 0; j < kVectors; ++j) {
+    const int64_t c = column + j * kLanes<A>;
+    scale[j] = load_part(f.scale + c, part);
+    shift[j] = load_part(f.shift + c, part);
+    mean[j] = load_part(f.mean + c, part);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kVectors; ++j) {
+      const int64_t at = r * stride + column + j * kLanes<A>;
+      const Vector<A> value = load_part(x + at, part);
+      const Vector<A> g =
+          gradient_of_z(dy + at, value, residual ? residual + at : nullptr, part, scale[j], shift[j], act);
+      total[j] += g;
+      products[j] += g * (value - mean[j]);
+    }
+  }
+  for (int64_t j = 0; j < kVectors; ++j) {
+    store_part(sum + column + j * kLanes<A>, total[j], part);
+    store_part(product + column + j * kLanes<A>, products[j], part);
+  }
+}
+
+template <typename T>
+static void grad_sums_rows(
+    const T* dy, const T* x, const T* residual, int64_t rows, int64_t columns, int64_t stride,
+    const ChannelFactors<Accumulate<T>>& f, TileActivation activation, Accumulate<T>* sum, Accumulate<T>* product) {
+  using A = Accumulate<T>;
+  with_activation(activation, [&](auto act) {
+    const int64_t c = over_blocks<A>(columns, [&](int64_t at, auto vectors) {
+      grad_sums_block<T, decltype(vectors)::value>(dy, x, residual, rows, stride, 0, f, at, act, sum, product);
+    });
+    if (c < columns) grad_sums_block<T, 1>(dy, x, residual, rows, stride, columns - c, f, c, act, sum, product);
+  });
+}
+
+template <typename T>
+static void grad_sums_plane(
+    const T* dy, const T* x, const T* residual, int64_t count, const ChannelFactors<Accumulate<T>>& f,
+    TileActivation activation, Accumulate<T>* sum, Accumulate<T>* product) {
+  using A = Accumulate<T>;
+  constexpr int64_t kStep = 4 * kLanes<A>;
+  const Vector<A> scale = splat(*f.scale), shift = splat(*f.shift), mean = splat(*f.mean);
+  Vector<A> total[4] = {}, products[4] = {};
+  with_activation(activation, [&](auto act) {
+    const auto add = [&](int64_t i, int64_t part, int64_t j) GENLAB_LAMBDA_INLINE {
+      Vector<A> value = load_part(x + i, part);
+      const Vector<A> g = gradient_of_z(dy + i, value, residual ? residual + i : nullptr, part, scale, shift, act);
+      total[j] += g;
+      products[j] += g * (value - mean);
+    };
+    int64_t i = 0;
+    for (; i + kStep <= count; i += kStep) {
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < 4; ++j) add(i + j * kLanes<A>, 0, j);
+    }
+    for (; i + kLanes<A> <= count; i += kLanes<A>) add(i, 0, 0);
+    if (i < count) add(i, count - i, 1);  // lanes past the end have dy = 0
+  });
+  *sum = sum_lanes<A>((total[0] + total[1]) + (total[2] + total[3]));
+  *product = sum_lanes<A>((products[0] + products[1]) + (products[2] + products[3]));
+}
+
+template <typename T>
+struct VectorFactors {
+  Vector<Accumulate<T>> scale, shift, mean, slope, offset;
+};
+
+template <typename T>
+GENLAB_INLINE VectorFactors<T> factors_at(const ChannelFactors<Accumulate<T>>& f, int64_t c, int64_t part) {
+  return {load_part(f.scale + c, part), load_part(f.shift + c, part), load_part(f.mean + c, part),
+          load_part(f.slope + c, part), load_part(f.offset + c, part)};
+}
+
+template <typename T, typename Act>
+GENLAB_INLINE void grad_input_vector(
+    const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t at, int64_t part,
+    const VectorFactors<T>& f, Act act) {
+  const Vector<Accumulate<T>> value = load_part(x + at, part);
+  const Vector<Accumulate<T>> g =
+      gradient_of_z(dy + at, value, residual ? residual + at : nullptr, part, f.scale, f.shift, act);
+  if (grad_residual != nullptr) store_part(grad_residual + at, g, part);
+  store_part(dx + at, g * f.scale - ((value - f.mean) * f.slope + f.offset), part);
+}
+
+template <typename T>
+static void grad_input_rows(
+    const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t rows, int64_t columns, int64_t stride,
+    const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
+  using A = Accumulate<T>;
+  with_activation(activation, [&](auto act) {
+    for (int64_t r = rows - 1; r >= 0; --r) {
+      int64_t c = 0;
+      for (; c + kLanes<A> <= columns; c += kLanes<A>) {
+        grad_input_vector(dy, x, residual, dx, grad_residual, r * stride + c, 0, factors_at<T>(f, c, 0), act);
+      }
+      if (c == columns) continue;
+      const int64_t part = columns - c;
+      grad_input_vector(dy, x, residual, dx, grad_residual, r * stride + c, part, factors_at<T>(f, c, part), act);
+    }
+  });
+}
+
+template <typename T>
+static void grad_input_plane(
+    const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t count,
+    const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
+  using A = Accumulate<T>;
+  const VectorFactors<T> factors = {
+      splat(*f.scale), splat(*f.shift), splat(*f.mean), splat(*f.slope), splat(*f.offset)};
+  with_activation(activation, [&](auto act) {
+    int64_t i = 0;
+    for (; i + kLanes<A> <= count; i += kLanes<A>) {
+      grad_input_vector(dy, x, residual, dx, grad_residual, i, 0, factors, act);
+    }
+    if (i < count) grad_input_vector(dy, x, residual, dx, grad_residual, i, count - i, factors, act);
+  });
+}
+
+// -- merging partial results -------------------------------------------------------------------------------------------
+
+constexpr int64_t kMergeColumns = 64;
+
+template <typename A>
+static void merge_moments(const A* partial, const PartialLayout& layout, int64_t columns, A* mean, A* var) {
+  for (int64_t begin = 0; begin < columns; begin += kMergeColumns) {
+    const int64_t width = columns - begin < kMergeColumns ? columns - begin : kMergeColumns;
+    double centre[kMergeColumns] = {}, squares[kMergeColumns] = {};
+    double total = 0;
+    for (int64_t k = 0; k < layout.parts; ++k) {
+      const A* first = partial + k * 3 * layout.stride + begin;
+      const A* sum = first + layout.stride;
+      const A* square = sum + layout.stride;
+      const double count = (k + 1) % layout.parts_per_run == 0 ? layout.last_count : layout.count;
+      const double inverse = 1.0 / count, share = count / (total + count), cross = total * share;
+      for (int64_t c = 0; c < width; ++c) {
+        const double deviation = double(sum[c]) * inverse;
+        const double delta = double(first[c]) + deviation - centre[c];
+        centre[c] += delta * share;
+        squares[c] += double(square[c]) - double(sum[c]) * deviation + delta * delta * cross;
+      }
+      total += count;
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      mean[begin + c] = static_cast<A>(centre[c]);
+      var[begin + c] = static_cast<A>(squares[c] < 0 ? 0 : squares[c] / total);
+    }
+  }
+}
+
+template <typename A>
+static void merge_sums(const A* partial, const PartialLayout& layout, int64_t columns, A* first, A* second) {
+  for (int64_t begin = 0; begin < columns; begin += kMergeColumns) {
+    const int64_t width = columns - begin < kMergeColumns ? columns - begin : kMergeColumns;
+    double sums[2][kMergeColumns] = {};
+    for (int64_t k = 0; k < layout.parts; ++k) {
+      const A* part = partial + k * 2 * layout.stride + begin;
+      for (int64_t c = 0; c < width; ++c) sums[0][c] += double(part[c]);
+      for (int64_t c = 0; c < width; ++c) sums[1][c] += double(part[layout.stride + c]);
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      first[begin + c] = static_cast<A>(sums[0][c]);
+      second[begin + c] = static_cast<A>(sums[1][c]);
+    }
+  }
+}
+
+template <typename T>
+static NormActTiles<T> norm_act_tiles() {
+  using A = Accumulate<T>;
+  return {moments_rows<T>,    moments_plane<T>,   apply_rows<T>,       apply_plane<T>,   grad_sums_rows<T>,
+          grad_sums_plane<T>, grad_input_rows<T>, grad_input_plane<T>, merge_moments<A>, merge_sums<A>};
+}
+
+static NormActTable norm_act_table(const char* name) {
+  return {name, norm_act_tiles<float>(), norm_act_tiles<double>(), norm_act_tiles<BFloat16>()};
+}

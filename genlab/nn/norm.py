@@ -1,0 +1,57 @@
+"""Instance and layer normalisation with residual and activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from genlab.ops import activation as act
+from genlab.ops import implementation, instance_norm_act
+
+
+class InstanceNormAct2d(nn.InstanceNorm2d):
+    """activation(InstanceNorm2d(input) + residual) as one op; loads the state_dict of torch.nn.InstanceNorm2d.
+
+    Args:
+        *args, **kwargs: torch.nn.InstanceNorm2d's (num_features, eps, momentum, affine, track_running_stats).
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        negative_slope: slope of leaky_relu below zero.
+        impl: "auto", "native", "torch" or "reference".
+
+    Example:
+        >>> layer = InstanceNormAct2d(256, activation="relu")
+        >>> layer(torch.randn(1, 256, 32, 32)).shape
+        torch.Size([1, 256, 32, 32])
+    """
+
+    def __init__(
+        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        act.check("InstanceNormAct2d", activation, negative_slope)
+        implementation.check_impl("InstanceNormAct2d", impl)
+        self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) or (C, H, W), and a residual of the same shape, to the same shape."""
+        self._check_input_dim(input)
+        alone = input.dim() == 3
+        if alone:
+            input, residual = input.unsqueeze(0), None if residual is None else residual.unsqueeze(0)
+        output = instance_norm_act(
+            input, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training or not self.track_running_stats, 0.0 if self.momentum is None else self.momentum, self.eps,
+            activation=self.activation, negative_slope=self.negative_slope, residual=residual, impl=self.impl,
+        )  # fmt: skip
+        return output.squeeze(0) if alone else output
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+def _activation_repr(module: nn.Module) -> str:
+    text = "" if module.activation is None else f", activation={module.activation}"
+    if module.activation == "leaky_relu":
+        text += f", negative_slope={module.negative_slope}"
+    return text if module.impl == "auto" else f"{text}, impl={module.impl}"

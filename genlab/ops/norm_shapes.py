@@ -1,0 +1,62 @@
+"""Argument rules of the normalisations: what they accept and what they say otherwise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genlab.ops import shapes
+
+
+def check_input(op: str, input: Tensor, eps: float) -> None:
+    """(N, C, ...), floating point, with a legal eps."""
+    if input.dim() < 2:
+        raise ValueError(f"{op}: expected input of shape (N, C, ...), got {shapes.shape_text(input)}")
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"{op}: expected a floating point input, got {input.dtype}; call input.float() first")
+    if not eps >= 0:
+        raise ValueError(f"{op}: expected eps >= 0, got {eps}")
+
+
+def check_parameter(op: str, name: str, tensor: Tensor | None, input: Tensor, sizes: tuple[int, ...]) -> None:
+    """A weight, bias or running statistic: shape, device and dtype (the input's, or float32 beside half precision)."""
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != sizes:
+        raise ValueError(f"{op}: expected {name} of shape {tuple(sizes)}, got {shapes.shape_text(tensor)}")
+    if tensor.device != input.device:
+        raise RuntimeError(f"{op}: expected {name} on the input's device {input.device}, got {tensor.device}")
+    mixed = tensor.dtype == torch.float32 and input.dtype in (torch.bfloat16, torch.float16)
+    if tensor.dtype != input.dtype and not mixed:
+        raise TypeError(
+            f"{op}: expected {name} of the input's dtype {input.dtype} (or float32 beside bfloat16 and float16), got "
+            f"{tensor.dtype}; convert one of them"
+        )
+
+
+def check_residual(op: str, residual: Tensor | None, input: Tensor) -> None:
+    """The residual is added element by element: the input's shape and dtype."""
+    if residual is None:
+        return
+    if residual.shape != input.shape:
+        raise ValueError(
+            f"{op}: expected residual of the input's shape {shapes.shape_text(input)}, got "
+            f"{shapes.shape_text(residual)}"
+        )
+    if residual.dtype != input.dtype:
+        raise TypeError(f"{op}: expected residual of the input's dtype {input.dtype}, got {residual.dtype}")
+    if residual.device != input.device:
+        raise RuntimeError(f"{op}: expected residual on the input's device {input.device}, got {residual.device}")
+
+
+def check_running(op: str, running_mean: Tensor | None, running_var: Tensor | None, *, needed: str | None) -> None:
+    """Both running statistics or neither; both where `needed` says why."""
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(f"{op}: expected running_mean and running_var both or neither, got one of them")
+    if needed is not None and running_mean is None:
+        raise ValueError(f"{op}: expected running_mean and running_var when {needed}, got None")
+
+
+def per_channel(parameter: Tensor, input: Tensor) -> Tensor:
+    """(C,) as (1, C, 1, ...), to broadcast against the input."""
+    return parameter.reshape(1, -1, *(1,) * (input.dim() - 2))
