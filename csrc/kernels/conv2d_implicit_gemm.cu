@@ -54,26 +54,23 @@ void launch_tile(GatherGemmParams& p, int phases_h, CUstream_st* stream) {
 
 // Not measured on a GPU yet: narrow where the channels are few, wide where wide tiles still fill the machine.
 ConvTile chosen_tile(const GatherGemmParams& p, int phases_h, bool vector_source) {
+  if (!vector_source) return ConvTile::k64x64;
   if (p.result_channels <= NarrowTile::kColumns) return ConvTile::k128x32;
   const int64_t wide_tiles = (row_count(p, phases_h) + WideTile::kRows - 1) / WideTile::kRows *
                              ((p.result_channels + WideTile::kColumns - 1) / WideTile::kColumns) * phases_h * p.phases_w;
-  const bool wide = vector_source && p.result_channels > SquareTile::kColumns && wide_tiles >= kEnoughWideTiles;
-  return wide ? ConvTile::k128x128 : ConvTile::k64x64;
+  return p.result_channels > SquareTile::kColumns && wide_tiles >= kEnoughWideTiles ? ConvTile::k128x128 : ConvTile::k64x64;
 }
 
 template <typename T>
 void launch_gather_gemm(GatherGemmParams& p, int phases_h, bool vector_source, ConvTile tile, CUstream_st* stream) {
   if (tile == ConvTile::kAuto) tile = chosen_tile(p, phases_h, vector_source);
-  if (tile == ConvTile::k128x128) {
-    if (!vector_source) throw std::runtime_error("conv2d_implicit_gemm: tile 128x128 needs a source with 16-byte loads");
-    return launch_tile<T, WideTile, true>(p, phases_h, stream);
+  if (tile == ConvTile::k64x64) {
+    return vector_source ? launch_tile<T, SquareTile, true>(p, phases_h, stream)
+                         : launch_tile<T, SquareTile, false>(p, phases_h, stream);
   }
-  if (tile == ConvTile::k128x32) {
-    return vector_source ? launch_tile<T, NarrowTile, true>(p, phases_h, stream)
-                         : launch_tile<T, NarrowTile, false>(p, phases_h, stream);
-  }
-  return vector_source ? launch_tile<T, SquareTile, true>(p, phases_h, stream)
-                       : launch_tile<T, SquareTile, false>(p, phases_h, stream);
+  if (!vector_source) throw std::runtime_error("conv2d_implicit_gemm: this tile needs a source with 16-byte loads");
+  if (tile == ConvTile::k128x128) return launch_tile<T, WideTile, true>(p, phases_h, stream);
+  return launch_tile<T, NarrowTile, true>(p, phases_h, stream);
 }
 
 template <typename T>

@@ -24,8 +24,8 @@ std::size_t workspace_of_conv2d_backward_input_implicit_gemm(const Conv2dBackwar
 std::size_t workspace_of_conv2d_backward_weight_implicit_gemm(const Conv2dBackwardWeightParams& params);
 
 // Each enqueues on `stream` and returns: no allocation, no synchronisation. Empty outputs launch nothing. The parameters must
-// not be refused. Throws std::runtime_error naming the kernel when a launch is refused, or when `tile` is k128x128 and a
-// source has no 16-byte loads.
+// not be refused. Throws std::runtime_error naming the kernel when a launch is refused, or when `tile` is not k64x64
+// and a source has no 16-byte loads.
 void launch_conv2d_forward_implicit_gemm(
     const Conv2dForwardParams& params, void* workspace, CUstream_st* stream, ConvTile tile = ConvTile::kAuto);
 void launch_conv2d_backward_input_implicit_gemm(
