@@ -200,8 +200,19 @@ def _extension(root: Path, tools: Toolchain) -> Any:
         sources=sources(root, tools.with_cuda),
         include_dirs=[str(root / "csrc")],
         define_macros=[("GENLAB_WITH_CUDA", "1")] if tools.with_cuda else [],
-        extra_compile_args={"cxx": ["-O3", "-g0", "-fvisibility=hidden"], "nvcc": ["-O3", "-lineinfo"]},
+        extra_compile_args={"cxx": _cxx_flags(tools), "nvcc": ["-O3", "-lineinfo"]},
     )
+
+
+def _cxx_flags(tools: Toolchain) -> list[str]:
+    import torch
+
+    flags = ["-O3", "-g0", "-fvisibility=hidden"]
+    # at::parallel_for is a template: without OpenMP it is compiled as a plain loop. Only the compiler gets the flag; the
+    # runtime is the one that torch has loaded, since a second pool of threads would fight with it.
+    if "OpenMP" in torch.__config__.parallel_info() and "clang" not in (tools.compiler_version or "").lower():
+        flags.append("-fopenmp")
+    return flags
 
 
 def setup_arguments(root: Path) -> dict[str, Any]:

@@ -7,17 +7,18 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
 
 #include "cpu/conv2d.h"
+#include "cpu/winograd.h"
 #include "kernels/conv2d.h"
 
 #if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
+#include "ops/conv2d_cuda.h"
 #endif
 
 namespace genlab {
@@ -139,10 +140,27 @@ void check_grad_output(const char* op, const Conv2dGeometry& g, const Tensor& gr
       shape_text(grad_output));
 }
 
+bool is_channels_last(const Tensor& tensor) {
+  return tensor.is_contiguous(at::MemoryFormat::ChannelsLast) && !tensor.is_contiguous();
+}
+
+Tensor empty_in(at::MemoryFormat format, IntArrayRef sizes, const Tensor& like) {
+  return at::empty(sizes, like.options().memory_format(format));
+}
+
 Tensor empty_like_layout(IntArrayRef sizes, const Tensor& like) {
-  const bool channels_last = like.is_contiguous(at::MemoryFormat::ChannelsLast) && !like.is_contiguous();
-  return at::empty(sizes, like.options().memory_format(
-                              channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
+  return empty_in(is_channels_last(like) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous, sizes, like);
+}
+
+// The Winograd kernels take and give channels_last only.
+bool takes_winograd(const Tensor& tensor, const Conv2dGeometry& geometry) {
+  return tensor.is_cpu() && cpu::winograd_serves(geometry);
+}
+
+Tensor to_channels_last(const Tensor& tensor) { return tensor.contiguous(at::MemoryFormat::ChannelsLast); }
+
+Tensor to_layout_of(const Tensor& like, const Tensor& result) {
+  return is_channels_last(like) ? result : result.contiguous();
 }
 
 void set_strides(int64_t (&out)[4], const Tensor& tensor) {
@@ -154,12 +172,11 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& bo
 }
 
 #if defined(GENLAB_WITH_CUDA)
-#define GENLAB_RUN(op, tensor, params)                                               \
-  if ((tensor).is_cuda()) {                                                          \
-    const c10::cuda::CUDAGuard guard((tensor).device());                             \
-    launch_##op##_direct((params), c10::cuda::getCurrentCUDAStream().stream());      \
-  } else {                                                                           \
-    cpu::op((params), parallel_for);                                                 \
+#define GENLAB_RUN(op, tensor, params)      \
+  if ((tensor).is_cuda()) {                 \
+    run_##op##_on_cuda((params), (tensor)); \
+  } else {                                  \
+    cpu::op((params), parallel_for);        \
   }
 #else
 #define GENLAB_RUN(op, tensor, params) cpu::op((params), parallel_for);
@@ -180,15 +197,23 @@ Tensor conv2d(
   p.activation = activation_of(op, activation);
   p.negative_slope = negative_slope;
   const Tensor bias_values = checked_bias(op, bias, input, g.c_out);
-  Tensor output = empty_like_layout({g.n, g.c_out, g.h_out, g.w_out}, input);
+  const bool winograd = takes_winograd(input, g);
+  const Tensor source = winograd ? to_channels_last(input) : input;
+  const std::array<int64_t, 4> sizes{g.n, g.c_out, g.h_out, g.w_out};
+  const Tensor output =
+      winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, input) : empty_like_layout(sizes, input);
   if (output.numel() == 0) return output;
-  p.input = input.const_data_ptr();
+  p.input = source.const_data_ptr();
   p.weight = weight.const_data_ptr();
   p.bias = bias_values.defined() ? bias_values.const_data_ptr() : nullptr;
   p.output = output.mutable_data_ptr();
-  set_strides(p.input_stride, input);
+  set_strides(p.input_stride, source);
   set_strides(p.weight_stride, weight);
   set_strides(p.output_stride, output);
+  if (winograd) {
+    cpu::winograd_forward(p, parallel_for);
+    return to_layout_of(input, output);
+  }
   GENLAB_RUN(conv2d_forward, input, p)
   return output;
 }
@@ -197,15 +222,23 @@ Tensor conv2d(
 Tensor run_backward_input(
     Conv2dBackwardInputParams& p, const Tensor& grad_output, const Tensor& weight, const Tensor& bias) {
   const Conv2dGeometry& g = p.geometry;
-  Tensor grad_input = empty_like_layout({g.n, g.c_in, g.h, g.w}, grad_output);
+  const bool winograd = takes_winograd(grad_output, g);
+  const Tensor source = winograd ? to_channels_last(grad_output) : grad_output;
+  const std::array<int64_t, 4> sizes{g.n, g.c_in, g.h, g.w};
+  const Tensor grad_input = winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, grad_output)
+                                     : empty_like_layout(sizes, grad_output);
   if (grad_input.numel() == 0) return grad_input;
-  p.grad_output = grad_output.const_data_ptr();
+  p.grad_output = source.const_data_ptr();
   p.weight = weight.const_data_ptr();
   p.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
   p.grad_input = grad_input.mutable_data_ptr();
-  set_strides(p.grad_output_stride, grad_output);
+  set_strides(p.grad_output_stride, source);
   set_strides(p.weight_stride, weight);
   set_strides(p.grad_input_stride, grad_input);
+  if (winograd) {
+    cpu::winograd_backward_input(p, parallel_for);
+    return to_layout_of(grad_output, grad_input);
+  }
   GENLAB_RUN(conv2d_backward_input, grad_output, p)
   return grad_input;
 }
@@ -243,15 +276,24 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(
   g.h_out = grad_output.size(2), g.w_out = grad_output.size(3);
   const int64_t weight_channels = g.c_in / groups;
   check_grad_output(op, g, grad_output, check_sizes(op, g, weight_channels));
-  Tensor grad_weight = empty_like_layout({g.c_out, weight_channels, g.kh, g.kw}, input);
-  Tensor grad_bias = at::empty({with_bias ? g.c_out : 0}, input.options());
-  p.grad_output = grad_output.const_data_ptr();
-  p.input = input.const_data_ptr();
+  const bool winograd = takes_winograd(input, g);
+  const Tensor gradient = winograd ? to_channels_last(grad_output) : grad_output;
+  const Tensor source = winograd ? to_channels_last(input) : input;
+  const std::array<int64_t, 4> sizes{g.c_out, weight_channels, g.kh, g.kw};
+  const Tensor grad_weight =
+      winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, input) : empty_like_layout(sizes, input);
+  const Tensor grad_bias = at::empty({with_bias ? g.c_out : 0}, input.options());
+  p.grad_output = gradient.const_data_ptr();
+  p.input = source.const_data_ptr();
   p.grad_weight = grad_weight.mutable_data_ptr();
   p.grad_bias = with_bias ? grad_bias.mutable_data_ptr() : nullptr;
-  set_strides(p.grad_output_stride, grad_output);
-  set_strides(p.input_stride, input);
+  set_strides(p.grad_output_stride, gradient);
+  set_strides(p.input_stride, source);
   set_strides(p.grad_weight_stride, grad_weight);
+  if (winograd) {
+    cpu::winograd_backward_weight(p, parallel_for);
+    return {to_layout_of(input, grad_weight), grad_bias};
+  }
   GENLAB_RUN(conv2d_backward_weight, input, p)
   return {grad_weight, grad_bias};
 }

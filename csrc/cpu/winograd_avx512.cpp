@@ -1,0 +1,54 @@
+// The Winograd engine for AVX-512 F.
+// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
+// copy that the linker keeps for machines that lack it.
+#include "cpu/winograd_plan.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "cpu/scratch.h"
+#include "kernels/common/conv_index.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx2,fma")
+#endif
+
+namespace genlab::cpu::winograd {
+namespace avx512 {
+
+// Inside: their functions must not be merged with other targets' copies.
+#include "cpu/winograd_transforms_impl.h"
+#include "cpu/winograd_tiles_impl.h"
+#include "cpu/winograd_engine_impl.h"
+
+}  // namespace avx512
+
+const Engine& engine_avx512() {
+  static const Engine engine{
+      [](int taps, const Convolution& convolution, const Target& target, const ParallelFor& parallel_for) {
+        taps == 2 ? avx512::convolve<2>(convolution, target, parallel_for)
+                  : avx512::convolve<3>(convolution, target, parallel_for);
+      },
+      [](int taps, const Convolution& convolution, const ConstImage& grad_output, const GradWeight& grad_weight,
+         const ParallelFor& parallel_for) {
+        taps == 2 ? avx512::correlate<2>(convolution, grad_output, grad_weight, parallel_for)
+                  : avx512::correlate<3>(convolution, grad_output, grad_weight, parallel_for);
+      }};
+  return engine;
+}
+
+}  // namespace genlab::cpu::winograd
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // x86-64

@@ -1,0 +1,212 @@
+// The Winograd engine: tiles of 4x4 outputs through three stages. Samples are transformed into `points` of [tile][depth],
+// where depth runs over phases and channels; each point is a matrix product with the transformed weights; products are
+// transformed back while a block of 42 tiles by 32 channels is still in the second-level cache.
+// No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after winograd_tiles_impl.h.
+
+constexpr int64_t kTilesAtOnce = 42;         // tiles of one block: three register blocks
+constexpr int64_t kManyTiles = 256;          // from here on every thread gets blocks enough of its own
+constexpr int64_t kSharedFloats = 4 << 20;   // up to 16 MiB of transformed samples, and of weights, are held for all threads
+constexpr int64_t kGradientTiles = 128;      // tiles summed in registers before the weight gradient is updated
+
+inline Scratch& shared_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
+inline Scratch& own_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
+// Equal groups of at most kTilesAtOnce tiles; a multiple of 4, so that small numbers of threads get the same share.
+inline int64_t tile_groups(int64_t tiles) { return ceil_divide(ceil_divide(tiles, kTilesAtOnce), 4) * 4; }
+
+// One convolution cut into tiles and blocks, with what all threads share.
+template <int kTaps>
+struct Job {
+  static constexpr int64_t kCount = kPoints<kTaps> * kPoints<kTaps>;
+  const Convolution& convolution;
+  const Target& target;
+  Grid grid;
+  int64_t depth;  // of the matrix products
+  int64_t row;    // floats from tile to tile; not a power of two, or the rows of a register block would share a cache set
+  int64_t blocks;
+  int64_t weight_floats;  // of a block
+  const float* zeros;
+
+  Job(const Convolution& convolution, const Target& target)
+      : convolution(convolution),
+        target(target),
+        grid(target.image.n, target.rows, target.columns),
+        depth(static_cast<int64_t>(convolution.phases.size()) * convolution.source.channels),
+        row(depth + kLanes),
+        blocks(ceil_divide(target.image.channels, kBlock)),
+        weight_floats(kCount * depth * kBlock),
+        zeros(nullptr) {}
+
+  // Floats between the points of a group of tiles: odd in vectors, for the caches' sake again.
+  int64_t point_stride(int64_t group) const { return (group * row / kLanes | 1) * kLanes; }
+
+  void transform_weights(int64_t block, float* to) const {
+    transform_weights_of<kTaps>(convolution, target.image.channels, block, to, depth * kBlock);
+  }
+
+  // Tiles [begin, end) of the group that starts at tile `first`.
+  void transform_samples(int64_t first, int64_t begin, int64_t end, float* to, int64_t point) const {
+    transform_samples_of<kTaps>(convolution, grid, first, begin, end, zeros, PointTarget{to, point, kBlock}, row);
+  }
+
+  // Results of `count` <= kTilesAtOnce tiles from `first`, whose samples start at `samples`, in the channels of `block`.
+  // products: room for kCount * kTilesAtOnce * kBlock floats.
+  void multiply_and_store(
+      int64_t first, int64_t count, int64_t block, const float* samples, int64_t point, const float* weights,
+      float* products) const {
+    const int64_t vectors = std::min(kBlock, target.image.channels - block * kBlock) / kLanes;
+    const int64_t panels = ceil_divide(count, kMaxRows);
+    for (int64_t p = 0; p < kCount; ++p) {
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const int64_t start = count * panel / panels, rows = count * (panel + 1) / panels - start;
+        const MultiplyRows multiply = vectors == 2 ? multiply_rows_of<2>(rows) : multiply_rows_of<1>(rows);
+        multiply(depth, samples + p * point + start * row, row, weights + p * depth * kBlock,
+                 products + (p * count + start) * kBlock);
+      }
+    }
+    for (int64_t t = 0; t < count; ++t) {
+      const Tile tile(grid, first + t);
+      for (int64_t v = 0; v < vectors; ++v) {
+        store_tile<kTaps>(products + t * kBlock + v * kLanes, count, target, tile, block * kBlock + v * kLanes);
+      }
+    }
+  }
+};
+
+// Many tiles: each thread takes groups of its own through all stages.
+template <int kTaps>
+void convolve_by_tiles(const Job<kTaps>& job, const float* weights, const ParallelFor& parallel_for) {
+  constexpr int64_t kProducts = Job<kTaps>::kCount * kTilesAtOnce * kBlock;
+  const int64_t tiles = job.grid.tiles(), point = job.point_stride(kTilesAtOnce);
+  const int64_t groups = tile_groups(tiles);
+  parallel_for(groups, [&](int64_t begin, int64_t end) {
+    float* const products = own_scratch().reserve(kProducts + Job<kTaps>::kCount * point);
+    float* const samples = products + kProducts;
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = tiles * group / groups, count = tiles * (group + 1) / groups - first;
+      job.transform_samples(first, 0, count, samples, point);
+      for (int64_t block = 0; block < job.blocks; ++block) {
+        job.multiply_and_store(first, count, block, samples, point, weights + block * job.weight_floats, products);
+      }
+    }
+  });
+}
+
+// Few tiles: the threads transform all samples together, then each takes blocks of channels. weights: null where they are
+// so large that each block's are better made just before their use.
+template <int kTaps>
+void convolve_by_channels(
+    const Job<kTaps>& job, float* samples, const float* weights, const ParallelFor& parallel_for) {
+  constexpr int64_t kProducts = Job<kTaps>::kCount * kTilesAtOnce * kBlock;
+  const int64_t tiles = job.grid.tiles(), point = job.point_stride(tiles);
+  parallel_for(tiles, [&](int64_t begin, int64_t end) { job.transform_samples(0, begin, end, samples, point); });
+  const int64_t chunks = ceil_divide(tiles, kTilesAtOnce);
+  const int64_t pieces = weights != nullptr ? chunks : 1;
+  parallel_for(job.blocks * pieces, [&](int64_t begin, int64_t end) {
+    float* const products = own_scratch().reserve(kProducts + (weights != nullptr ? 0 : job.weight_floats));
+    float* const own_weights = products + kProducts;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t block = item / pieces;
+      if (weights == nullptr) job.transform_weights(block, own_weights);
+      const float* right = weights != nullptr ? weights + block * job.weight_floats : own_weights;
+      for (int64_t chunk = item % pieces; chunk < chunks; chunk += pieces) {
+        const int64_t first = tiles * chunk / chunks, count = tiles * (chunk + 1) / chunks - first;
+        job.multiply_and_store(first, count, block, samples + first * job.row, point, right, products);
+      }
+    }
+  });
+}
+
+template <int kTaps>
+void convolve(const Convolution& convolution, const Target& target, const ParallelFor& parallel_for) {
+  Job<kTaps> job(convolution, target);
+  const int64_t tiles = job.grid.tiles(), channels = convolution.source.channels;
+  const int64_t sample_floats = Job<kTaps>::kCount * job.point_stride(tiles);
+  const int64_t all_weights = job.blocks * job.weight_floats;
+  const bool few_tiles = tiles < kManyTiles && sample_floats <= kSharedFloats;
+  const bool store_weights = !few_tiles || all_weights <= kSharedFloats;
+  float* const zeros = shared_scratch().reserve(
+      channels + (few_tiles ? sample_floats : 0) + (store_weights ? all_weights : 0));
+  float* const samples = zeros + channels;
+  float* const weights = few_tiles ? samples + sample_floats : samples;
+  std::fill(zeros, zeros + channels, 0.0f);
+  job.zeros = zeros;
+  if (store_weights) {
+    parallel_for(job.blocks, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) job.transform_weights(block, weights + block * job.weight_floats);
+    });
+  }
+  if (few_tiles) {
+    convolve_by_channels(job, samples, store_weights ? weights : nullptr, parallel_for);
+  } else {
+    convolve_by_tiles(job, weights, parallel_for);
+  }
+}
+
+// -- weight gradient -----------------------------------------------------------------------------------------------------
+
+template <int kTaps>
+void correlate(
+    const Convolution& convolution, const ConstImage& grad_output, const GradWeight& grad_weight,
+    const ParallelFor& parallel_for) {
+  constexpr int64_t kCount = kPoints<kTaps> * kPoints<kTaps>;
+  const Grid grid(grad_output.n, grad_output.h, grad_output.w);
+  const int64_t tiles = grid.tiles();
+  const int64_t channels = convolution.source.channels, out_channels = grad_output.channels;
+  const int64_t columns = static_cast<int64_t>(convolution.phases.size()) * channels;
+  const int64_t blocks = ceil_divide(columns, kBlock), out_blocks = ceil_divide(out_channels, kBlock);
+  const int64_t group = ceil_divide(tiles, ceil_divide(tiles, kGradientTiles));
+  const int64_t panel = group * kBlock;
+  const int64_t point = blocks * panel + kLanes, out_point = out_blocks * panel + kLanes;
+  const int64_t zero_count = std::max(channels, out_channels);
+  float* const zeros = shared_scratch().reserve(zero_count + kCount * (point + out_point));
+  float* const samples = zeros + zero_count;
+  float* const gradients = samples + kCount * point;
+  std::fill(zeros, zeros + zero_count, 0.0f);
+  for (int64_t first = 0; first < tiles; first += group) {
+    const int64_t count = std::min(group, tiles - first);
+    parallel_for(count, [&](int64_t begin, int64_t end) {
+      transform_samples_of<kTaps>(convolution, grid, first, begin, end, zeros, PointTarget{samples, point, panel}, kBlock);
+      const float* outputs[kOutputs * kOutputs];
+      for (int64_t index = begin; index < end; ++index) {
+        const Tile tile(grid, first + index);
+        locate_samples(grad_output, kOutputs, tile.n, tile.row, tile.column, 1, false, zeros, outputs);
+        transform_tile_gradients<kTaps>(
+            outputs, out_channels, PointTarget{gradients + index * kBlock, out_point, panel});
+      }
+    });
+    parallel_for(out_blocks * blocks, [&](int64_t begin, int64_t end) {
+      float* const products = own_scratch().reserve(kCount * kBlock * kBlock);
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t out_block = item / blocks, block = item % blocks;
+        const int64_t rows = std::min(kBlock, out_channels - out_block * kBlock);
+        for (int64_t p = 0; p < kCount; ++p) {
+          const float* left = gradients + p * out_point + out_block * panel;
+          const float* right = samples + p * point + block * panel;
+          for (int64_t i = 0; i < rows; i += 8) {
+            multiply_columns(count, left + i, right, products + (p * kBlock + i) * kBlock);
+          }
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+          for (int64_t v = 0; v < kBlock; v += kLanes) {
+            const int64_t column = block * kBlock + v;
+            if (column >= columns) break;
+            const Phase& phase = convolution.phases[column / channels];
+            float* to = grad_weight.data + (out_block * kBlock + i) * grad_weight.stride_out +
+                        phase.tap_row * grad_weight.stride_row + phase.tap_column * grad_weight.stride_column +
+                        column % channels;
+            store_gradient<kTaps>(products + i * kBlock + v, to, convolution.tap_step * grad_weight.stride_row,
+                                  convolution.tap_step * grad_weight.stride_column, first != 0);
+          }
+        }
+      }
+    });
+  }
+}
