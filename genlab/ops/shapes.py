@@ -38,7 +38,8 @@ def shape_text(tensor: Tensor) -> str:
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype that torch.autocast gives ops on the tensor's device here; None where it is off."""
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    # torch.amp.is_autocast_available would ask more widely, but Dynamo of torch 2.11 cannot trace it.
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
