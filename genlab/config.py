@@ -126,7 +126,9 @@ class EvaluateConfig(Section):
     """Scores taken during and after training."""
 
     every: int | None = Field(None, ge=1, description="steps between evaluations; default: only at the end")
-    metrics: list[Literal["fid", "is", "kid", "prdc", "modes"]] = Field(default_factory=lambda: ["fid", "is"])
+    metrics: list[Literal["fid", "is", "kid", "prdc", "modes"]] | None = Field(
+        None, description="default: fid and is; fid and kid without classes; modes and fid of points; []: no scores"
+    )
     extractor: str = Field("auto", description="inception, classifier, rotation or auto (offline default of the set)")
     samples: int = Field(2000, ge=2, description="generated images of one evaluation")
     real_split: str = Field("train", description="part of the data set that is compared with")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genlab.cli.console import format_score
-from genlab.report.page import format_duration
+from genlab.report.page import describe_event, format_duration
 from genlab.trainers.callbacks import Callback
+from genlab.trainers.facts import describe_kernels
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +39,11 @@ class TrainingDisplay(Callback):
         self._bars: Any = None
         self._task: Any = None
         self._side_tasks: dict[str, Any] = {}
+        self._announced: set[str] = set()
         self._first_step = 0
+        # Moved on by the time of each evaluation: the time left is estimated from training steps alone.
         self._started = time.monotonic()
+        self._evaluating_since: float | None = None
 
     def on_start(self, trainer: Trainer, run_path: Path, total_steps: int) -> None:
         self._run_path, self._total, self._first_step = run_path, total_steps, trainer.step
@@ -64,6 +68,12 @@ class TrainingDisplay(Callback):
 
     def on_progress(self, what: str, done: int, total: int | None) -> None:
         """Progress within an evaluation: training the extractor, passing images through it."""
+        if self._evaluating_since is None:
+            self._evaluating_since = time.monotonic()
+        if what.startswith("train ") and what not in self._announced:
+            self._announced.add(what)
+            name = what.removeprefix("train ")
+            self._print(f"evaluation: {name}, the network that judges, is trained first; once, then kept for this data")
         if self._bars is None:
             return
         if what not in self._side_tasks:
@@ -73,13 +83,15 @@ class TrainingDisplay(Callback):
             self._bars.remove_task(self._side_tasks.pop(what))
 
     def on_scores(self, step: int, scores: Sequence[Any]) -> None:
+        if self._evaluating_since is not None:
+            self._started += time.monotonic() - self._evaluating_since
+            self._evaluating_since = None
         text = "  ".join(f"{score.name} {format_score(score.value)}" for score in scores)
         self._print(f"step {step}/{self._total}  {text}")
 
     def on_event(self, row: dict[str, Any]) -> None:
         if row["event"] != "environment":
-            facts = ", ".join(f"{key} {value}" for key, value in row.items() if key not in {"event", "time"})
-            self._print(f"{row['event']}: {facts}")
+            self._print(f"{row['event']}: {describe_event(row)}")
 
     def on_end(self, trainer: Trainer) -> None:
         if self._bars is not None:
@@ -160,24 +172,3 @@ def format_count(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return str(count)
-
-
-def describe_kernels(config: RunConfig, device: str) -> str:
-    """Which implementation of the ops runs, and why, in one line."""
-    from genlab import _extension, ops
-
-    status = _extension.status()
-    impl = config.kernels.impl
-    if impl in {"torch", "reference"}:
-        return f"{impl}, as kernels.impl asks"
-    if not status.available:
-        return f"plain PyTorch, because {status.reason}"
-    dtype = {"fp32": "float32", "bf16-mixed": "bfloat16", "fp16-mixed": "float16"}[config.train.precision]
-    rows = [row for row in ops.describe() if row.device == device and row.dtype == dtype]
-    chosen: dict[str, list[str]] = {}
-    for row in rows:
-        native = impl == "native" and "native" in row.implementations
-        chosen.setdefault("native" if native else row.auto, []).append(row.op)
-    listed = "; ".join(f"{name} for {', '.join(names)}" for name, names in sorted(chosen.items()))
-    why = "as kernels.impl asks" if impl == "native" else "the measured choice, see `genlab list ops`"
-    return f"{listed} ({why})"

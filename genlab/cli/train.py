@@ -69,7 +69,6 @@ def train(
             device=target,
             resume=resume,
             callbacks=[display],
-            evaluator="dataset" if settings.evaluate.metrics else None,
         )
     except Interrupted as stop:
         if is_main_process():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from genlab.errors import DataError
 from genlab.images import to_float
 
 FORMAT_VERSION = 1  # part of every fingerprint; raised when the same files would give other samples
+FileFacts = tuple[str, int, int]  # name, size, and a stamp that changes when the content does
 
 
 class PictureSource(Protocol):
@@ -109,7 +110,9 @@ class ImageDataset(Dataset):
         image_shape: (C, H, W), or (2,) for points.
         num_classes: number of labels, None without labels.
         class_names: their names in order of label, or None.
-        fingerprint: hex digest of what the unvaried samples are; a key for caches of statistics.
+        fingerprint: hex digest of what the unvaried samples are, times of change of their files included; a key for
+            caches of statistics.
+        contents: hex digest without those times, so that a copy of the files has it too; what a resumed run compares.
         notes: what the builder decided for the user, such as which files are held out for testing.
         in_memory: whole batches are indexed at once, so loader processes would only cost time.
     """
@@ -124,6 +127,7 @@ class ImageDataset(Dataset):
         split: str,
         image_shape: tuple[int, ...],
         fingerprint: str,
+        contents: str,
         class_names: list[str] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
@@ -131,6 +135,7 @@ class ImageDataset(Dataset):
         self.split = split
         self.image_shape = image_shape
         self.fingerprint = fingerprint
+        self.contents = contents
         self.class_names = class_names
         self.num_classes = None if class_names is None else len(class_names)
         self.notes = notes
@@ -269,8 +274,16 @@ def require_labels(dataset: ImageDataset, why: str) -> int:
     return dataset.num_classes
 
 
-def digest(config: DataConfig, split: str, content: Mapping[str, Any]) -> str:
-    """Fingerprint of the unvaried samples: what they are made of, and how they are brought to size."""
+def digests(
+    config: DataConfig, split: str, content: Mapping[str, Any], stamps: Sequence[Any] = ()
+) -> dict[str, str]:
+    """`fingerprint` and `contents` of the unvaried samples: what they are made of, and how they are brought to size.
+
+    Args:
+        config, split: what `build` was asked for.
+        content: what the samples are made of: names and sizes of files, or what they are drawn with.
+        stamps: what else changes when a file does, but not in a copy of it everywhere; in the fingerprint only.
+    """
     facts = {
         "format": FORMAT_VERSION,
         "name": config.name,
@@ -284,4 +297,14 @@ def digest(config: DataConfig, split: str, content: Mapping[str, Any]) -> str:
         "direction": config.direction,
         **content,
     }
+    contents = _hash(facts)
+    return {"fingerprint": _hash({**facts, "stamps": stamps}) if stamps else contents, "contents": contents}
+
+
+def file_digests(config: DataConfig, split: str, files: Sequence[FileFacts]) -> dict[str, str]:
+    """`digests` of samples that are read from files."""
+    return digests(config, split, {"files": [file[:2] for file in files]}, [file[2] for file in files])
+
+
+def _hash(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -6,7 +6,7 @@ import numpy as np
 
 from genlab.config import DataConfig
 from genlab.data.arrays import ArrayPictures
-from genlab.data.base import ImageDataset, PictureDataset, View, digest
+from genlab.data.base import ImageDataset, PictureDataset, View, digests
 from genlab.data.catalogue import register
 from genlab.data.selection import select, stratified
 
@@ -41,6 +41,6 @@ def build_digits(config: DataConfig, split: str) -> ImageDataset:
         chosen.labels,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"test_count": TEST_COUNT, "split_seed": SPLIT_SEED}),
         class_names=chosen.class_names,
+        **digests(config, split, {"test_count": TEST_COUNT, "split_seed": SPLIT_SEED}),
     )

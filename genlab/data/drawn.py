@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genlab.config import DataConfig
-from genlab.data.base import ImageDataset, PairedDataset, PictureDataset, UnpairedDataset, View, digest
+from genlab.data.base import ImageDataset, PairedDataset, PictureDataset, UnpairedDataset, View, digests
 from genlab.data.catalogue import register
 from genlab.data.pixels import convert_channels
 from genlab.data.points import split_indices
@@ -236,7 +236,7 @@ def draw_cool_squares(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _facts(config: DataConfig, split: str) -> dict[str, object]:
     content = {"seed": _SEED, "counts": (TRAIN_COUNT, TEST_COUNT)}
-    return {"name": config.name, "split": split, "fingerprint": digest(config, split, content)}
+    return {"name": config.name, "split": split, **digests(config, split, content)}
 
 
 @register("shapes", kind="images", summary="10,000 drawn circles, squares, triangles, stars and crosses; 5 classes")

@@ -59,6 +59,6 @@ def first_folder_with(
 
 
 def stamp(path: Path) -> tuple[str, int, int]:
-    """What a fingerprint holds of one file: name, size, time of change."""
+    """What a data set's digests hold of one file: name, size, time of change."""
     status = path.stat()
     return (path.name, status.st_size, status.st_mtime_ns)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from genlab.config import DataConfig
-from genlab.data.base import ImageDataset, PictureDataset, View, digest
+from genlab.data.base import FileFacts, ImageDataset, PictureDataset, View, file_digests
 from genlab.data.catalogue import register, require_root
 from genlab.data.decoding import decode_image
 from genlab.data.files import Entry, FileTree, open_tree
@@ -62,8 +61,8 @@ class FilePictures:
         return torch.stack([self.finish(self.decode(int(index)), int(index), size) for index in indices])
 
 
-def stamps(entries: Sequence[Entry]) -> list[Any]:
-    """What a fingerprint holds of a list of files."""
+def stamps(entries: Sequence[Entry]) -> list[FileFacts]:
+    """What a data set's digests hold of a list of files."""
     return [(entry.path, entry.size, entry.stamp) for entry in entries]
 
 
@@ -106,7 +105,7 @@ def build_folder(config: DataConfig, split: str) -> ImageDataset:
         chosen.labels,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": stamps(entries)}),
         class_names=chosen.class_names,
         notes=notes,
+        **file_digests(config, split, stamps(entries)),
     )

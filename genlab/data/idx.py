@@ -13,7 +13,7 @@ import numpy as np
 
 from genlab.config import DataConfig
 from genlab.data.arrays import ArrayPictures
-from genlab.data.base import ImageDataset, PictureDataset, View, digest
+from genlab.data.base import ImageDataset, PictureDataset, View, file_digests
 from genlab.data.catalogue import register, require_root
 from genlab.data.fetching import download_with_torchvision, first_folder_with, stamp
 from genlab.data.selection import select
@@ -109,8 +109,8 @@ def _build(config: DataConfig, split: str, class_name: str, names: list[str]) ->
         chosen.labels,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": files}),
         class_names=chosen.class_names,
+        **file_digests(config, split, files),
     )
 
 

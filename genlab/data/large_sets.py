@@ -10,11 +10,11 @@ import numpy as np
 
 from genlab.config import DataConfig
 from genlab.data.arrays import ArrayPictures
-from genlab.data.base import ImageDataset, PictureDataset, View, digest
+from genlab.data.base import ImageDataset, PictureDataset, View, file_digests
 from genlab.data.catalogue import register, require_root
 from genlab.data.fetching import download_with_torchvision, first_folder_with, stamp
 from genlab.data.files import Entry, FileTree, open_tree
-from genlab.data.folders import FilePictures
+from genlab.data.folders import FilePictures, stamps
 from genlab.data.selection import select
 from genlab.errors import DataError
 
@@ -50,8 +50,8 @@ def build_svhn(config: DataConfig, split: str) -> ImageDataset:
         chosen.labels,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": [stamp(folder / name) for name in wanted]}),
         class_names=chosen.class_names,
+        **file_digests(config, split, [stamp(folder / name) for name in wanted]),
     )
 
 
@@ -97,7 +97,7 @@ def build_celeba(config: DataConfig, split: str) -> ImageDataset:
         None,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": [stamp(partition), stamp(pictures), len(entries)]}),
+        **file_digests(config, split, [stamp(partition), *stamps(entries)]),
     )
 
 
@@ -196,8 +196,8 @@ def build_lsun(config: DataConfig, split: str) -> ImageDataset:
         chosen.labels if labelled else None,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": [stamp(path / "data.mdb") for path in sorted(folders.values())]}),
         class_names=names if labelled else None,
+        **file_digests(config, split, [stamp(path / "data.mdb") for path in sorted(folders.values())]),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlab.config import DataConfig
-from genlab.data.base import ImageDataset, PairedDataset, UnpairedDataset, View, digest
+from genlab.data.base import ImageDataset, PairedDataset, UnpairedDataset, View, file_digests
 from genlab.data.catalogue import register, require_root
 from genlab.data.files import FileTree, open_tree
 from genlab.data.folders import FilePictures, stamps
@@ -140,8 +140,8 @@ def build_paired(config: DataConfig, split: str) -> ImageDataset:
         np.arange(len(picked)),
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": [stamps(side) for side in entries]}),
         notes=notes,
+        **file_digests(config, split, [fact for side in entries for fact in stamps(side)]),
     )
 
 
@@ -166,7 +166,7 @@ def build_unpaired(config: DataConfig, split: str) -> ImageDataset:
         taken, said = take_split(members, splits, names, split, config.holdout, where)
         notes = (*notes, *said)
         sources.append(FilePictures(tree, [item.entry for item in taken], config))
-        files.append(stamps([item.entry for item in taken]))
+        files += stamps([item.entry for item in taken])
     _require_equal_channels(*sources)
     a, b = sources if config.direction == "a_to_b" else sources[::-1]
     return UnpairedDataset(
@@ -176,6 +176,6 @@ def build_unpaired(config: DataConfig, split: str) -> ImageDataset:
         limit=config.limit,
         name=config.name,
         split=split,
-        fingerprint=digest(config, split, {"files": files}),
         notes=notes,
+        **file_digests(config, split, files),
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genlab.config import DataConfig
-from genlab.data.base import ImageDataset, digest
+from genlab.data.base import ImageDataset, digests
 from genlab.data.catalogue import register
 from genlab.data.randomness import EpochKey, normal, uniform
 from genlab.data.selection import select
@@ -57,9 +57,8 @@ def _mixture(config: DataConfig, split: str, modes: np.ndarray, std: float) -> P
     indices = split_indices(split, TRAIN_COUNT, TEST_COUNT)
     picked = select(config, len(indices)).picked
     content = {"modes": modes.tolist(), "std": std, "seed": _SEED, "counts": (TRAIN_COUNT, TEST_COUNT)}
-    return PointDataset(
-        modes, std, indices[picked], name=config.name, split=split, fingerprint=digest(config, split, content)
-    )
+    facts = {"name": config.name, "split": split, **digests(config, split, content)}
+    return PointDataset(modes, std, indices[picked], **facts)
 
 
 @register("ring", kind="points", summary="8 Gaussians on a circle of radius 2, std 0.02 (mode coverage)")

@@ -12,6 +12,7 @@ from genlab.metrics.frechet import frechet_distance
 from genlab.metrics.inception_score import InceptionScore
 from genlab.metrics.kernel import kernel_distance, polynomial_mmd
 from genlab.metrics.opening import open_source, run_source
+from genlab.metrics.planning import check_evaluation
 from genlab.metrics.points import mode_coverage
 from genlab.metrics.prdc import prdc
 from genlab.metrics.reservoir import Reservoir
@@ -36,6 +37,7 @@ __all__ = [
     "Reservoir",
     "Score",
     "StatisticsSource",
+    "check_evaluation",
     "check_metrics",
     "check_suitable",
     "default_metrics",

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from genlab.errors import MetricError
-from genlab.metrics.extractors.base import FeatureExtractor
-from genlab.metrics.extractors.points import PointExtractor
+from genlab.metrics.extractors.base import ExtractorFacts, FeatureExtractor
 from genlab.metrics.inception_score import InceptionScore
 from genlab.metrics.opening import as_source
 from genlab.metrics.reservoir import Reservoir
@@ -100,7 +99,7 @@ def evaluate(
     return scores
 
 
-def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor) -> None:
+def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor | ExtractorFacts) -> None:
     """Refuses metrics that the extractor's features cannot give.
 
     Raises:
@@ -111,13 +110,13 @@ def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor) -> None:
             f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or "
             "'inception', or leave 'is' out"
         )
-    if "modes" in metrics and not isinstance(extractor, PointExtractor):
+    if "modes" in metrics and not extractor.of_points:
         raise MetricError(f"modes: expected a data set of points with known modes, got features of {extractor.name}")
 
 
-def default_metrics(extractor: FeatureExtractor) -> list[str]:
+def default_metrics(extractor: FeatureExtractor | ExtractorFacts) -> list[str]:
     """What is scored where nobody says: FID and, by what the extractor knows, IS, KID or the modes."""
-    if isinstance(extractor, PointExtractor):
+    if extractor.of_points:
         return ["modes", "fid"]
     return ["fid", "kid"] if extractor.num_classes is None else ["fid", "is"]
 

@@ -81,11 +81,17 @@ def _progress(record: RunRecord) -> str:
 def _events(record: RunRecord) -> str:
     rows = []
     for event in record.events:
-        facts = ", ".join(f"{k} {_plain(v)}" for k, v in event.items() if k not in {"event", "time"})
-        rows.append(f"<tr><th>{escape(event['event'])}</th><td>{escape(facts)}</td></tr>")
+        rows.append(f"<tr><th>{escape(event['event'])}</th><td>{escape(describe_event(event))}</td></tr>")
     if record.skipped_lines:
         rows.append(f"<tr><th>unreadable lines</th><td>{record.skipped_lines} in the logs, left out</td></tr>")
     return f'<h2>What happened on the way</h2><div class="card"><table>{"".join(rows)}</table></div>' if rows else ""
+
+
+def describe_event(event: dict[str, Any]) -> str:
+    """A row of the log that is no measurement, in words: a note's text, else each fact after its name."""
+    if "text" in event:
+        return str(event["text"])
+    return ", ".join(f"{key} {_plain(value)}" for key, value in event.items() if key not in {"event", "time"})
 
 
 def choose_frames(record: RunRecord) -> list[tuple[int, bytes]]:

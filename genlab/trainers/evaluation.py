@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from genlab.trainers.base import Trainer
 
 if TYPE_CHECKING:
+    import torch
+
+    from genlab.config import RunConfig
     from genlab.metrics import Score
 
 Progress = Callable[[str, int, "int | None"], None]
@@ -36,6 +39,12 @@ class DatasetEvaluator:
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
         self._extractor: Any = None
+
+    def check(self, config: RunConfig, device: torch.device) -> None:
+        """Raises UserError where the evaluation that `config` asks for could not be done after the training."""
+        from genlab.metrics import check_evaluation
+
+        check_evaluation(config.data, config.evaluate, device=device)
 
     def __call__(self, trainer: Trainer, step: int) -> Sequence[Score]:
         from genlab import metrics  # imports scikit-learn and torchvision: only where something is evaluated

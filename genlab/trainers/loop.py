@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,16 +20,19 @@ from genlab.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from genlab.errors import RunError
+from genlab.errors import CheckpointError, RunError
 from genlab.runs import Interrupted, RunDirectory
 from genlab.trainers.base import Batch, Trainer
 from genlab.trainers.callbacks import Callback
 from genlab.trainers.evaluation import Evaluator
+from genlab.trainers.facts import environment_facts
 from genlab.trainers.guard import MetricWindow, non_finite_networks
 from genlab.trainers.recorder import Progress, Recorder
-from genlab.trainers.resuming import environment_facts
 from genlab.trainers.signals import SignalWatch
 from genlab.trainers.state import capture_state, restore_state
+
+if TYPE_CHECKING:
+    from genlab.data import ImageDataset
 
 
 class Loop:
@@ -42,7 +45,7 @@ class Loop:
         evaluator: scores the trainer; None takes no scores.
         callbacks: told of everything that happens.
         signals: says whether somebody asked to stop.
-        dataset_fingerprint: identity of the training samples, kept in checkpoints.
+        dataset: what is trained on; the digest of its contents is kept in checkpoints, its notes in the log.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Loop:
         evaluator: Evaluator | None = None,
         callbacks: Sequence[Callback] = (),
         signals: SignalWatch | None = None,
-        dataset_fingerprint: str | None = None,
+        dataset: ImageDataset | None = None,
     ) -> None:
         self.trainer, self.stream, self.run = trainer, stream, run
         self.config = trainer.config
@@ -64,7 +67,8 @@ class Loop:
         self.last_checkpoint: Path | None = None
         self._evaluator = evaluator
         self._signals = signals or SignalWatch()
-        self._fingerprint = dataset_fingerprint
+        self._dataset_contents = getattr(dataset, "contents", None)
+        self._notes = getattr(dataset, "notes", ())
         self._numbers: list[int] = []  # of the batches of the present step
 
     @property
@@ -85,8 +89,11 @@ class Loop:
         self.recorder.tell("on_start", trainer, self.run.path if self.run else None, total)
         try:
             # A resumed run may go on with another machine or torch: its log then holds both.
-            facts = {**environment_facts(trainer.device), **trainer.batch_description()}
+            facts = {**environment_facts(self.config, trainer.device), **trainer.batch_description()}
             self.recorder.log({"event": "environment", **facts})
+            if self.last_checkpoint is None:
+                for note in self._notes:
+                    self.recorder.log({"event": "note", "text": note})
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from
             while trainer.step < total:
@@ -166,7 +173,7 @@ class Loop:
             "algorithm": self.config.algorithm,
             "config": self.config.model_dump(mode="json"),
             "data": self.trainer.data.to_dict(),
-            "dataset_fingerprint": self._fingerprint,
+            "dataset_contents": self._dataset_contents,
             "stream": self.stream.state_dict(),
             "window_counts": counts,
             "progress": {**asdict(self.progress), "seconds": self.recorder.seconds()},
@@ -220,8 +227,22 @@ class Loop:
         if best_step in numbered:
             if not (best.exists() and best.samefile(numbered[best_step])):
                 mark_best(numbered[best_step])
-        elif best.exists() and load_checkpoint(best).step != best_step:
-            best.unlink()
+        elif best.exists() or best_step is not None:
+            self._keep_or_forget_best(best, best_step)
+
+    def _keep_or_forget_best(self, best: Path, best_step: int | None) -> None:
+        """Removes a best checkpoint that is of another step or unreadable; a lost one does not stop the run."""
+        try:
+            if load_checkpoint(best).step == best_step:
+                return
+            reason = "is of a later step"
+        except CheckpointError as error:
+            reason = f"is lost: {error}"
+        best.unlink(missing_ok=True)
+        self.progress.best = None  # the next evaluation names a new one
+        if best_step is not None:
+            text = f"the best checkpoint, of step {best_step}, {reason}; the next evaluation names a new one"
+            self.recorder.log({"event": "note", "step": self.trainer.step, "text": text})
 
     # Faults.
 

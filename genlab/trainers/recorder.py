@@ -102,12 +102,14 @@ class Recorder:
         """Scores the trainer and notes whether this step is the best so far; leaves early where asked to stop."""
         if self.run is None:
             return
-        step = self.trainer.step
+        step, began = self.trainer.step, time.monotonic()
         try:
             with preserved_rng(self.trainer.device):
                 scores = list(evaluator(self.trainer, step))
         except EvaluationStopped:
             return
+        since, then = self._rate_mark
+        self._rate_mark = (since + time.monotonic() - began, then)  # images_per_second is of training alone
         rows = [{"step": step, "checkpoint": checkpoint_name(step), **score.to_json()} for score in scores]
         for row in rows:
             self.run.metrics.append(row)

@@ -1,13 +1,6 @@
-"""Whether a checkpoint may be continued with a configuration, and the facts about software that a run records."""
+"""Whether a checkpoint may be continued with a configuration and on the data at hand."""
 
 from __future__ import annotations
-
-import os
-import platform
-import sys
-from typing import Any
-
-import torch
 
 from genlab.checkpoint import Checkpoint
 from genlab.config import RunConfig, diff_configs, parse_config
@@ -33,13 +26,13 @@ HARMLESS_KEYS = (
 )
 
 
-def check_compatible(checkpoint: Checkpoint, config: RunConfig, dataset_fingerprint: str | None) -> None:
+def check_compatible(checkpoint: Checkpoint, config: RunConfig, dataset_contents: str | None) -> None:
     """Refuses to continue a checkpoint under a configuration, or on data, that would make it another training.
 
     Args:
         checkpoint: what is to be continued.
         config: the configuration to continue with.
-        dataset_fingerprint: of the training set at hand; compared where the checkpoint knows its own.
+        dataset_contents: of the training set at hand; compared where the checkpoint knows its own.
 
     Raises:
         CheckpointError: another algorithm.
@@ -58,11 +51,12 @@ def check_compatible(checkpoint: Checkpoint, config: RunConfig, dataset_fingerpr
             f"resume from {checkpoint.path}: the configuration changed: {'; '.join(differences)}. "
             "Resume with the old values, or start a new run"
         )
-    known = checkpoint.state.get("dataset_fingerprint")
-    if known and dataset_fingerprint and known != dataset_fingerprint:
+    known = checkpoint.state.get("dataset_contents")
+    if known and dataset_contents and known != dataset_contents:
         raise RunError(
             f"resume from {checkpoint.path}: data set {config.data.name!r} holds other samples than when the run began "
-            f"(fingerprint {known[:12]}, now {dataset_fingerprint[:12]}); restore them, or start a new run"
+            f"(names and sizes of its files, or what it is drawn with: {known[:12]}, now {dataset_contents[:12]}); "
+            "restore them, or start a new run"
         )
 
 
@@ -71,24 +65,3 @@ def _is_harmless(difference: str, saved: RunConfig) -> bool:
     if key == "train.steps" and depends_on_total_steps(saved.train.schedule):
         return False
     return any(key == harmless or (harmless.endswith(".") and key.startswith(harmless)) for harmless in HARMLESS_KEYS)
-
-
-def environment_facts(device: torch.device) -> dict[str, Any]:
-    """Software and hardware that results depend on: the first row of a log."""
-    from genlab import __version__
-
-    facts = {
-        "genlab": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "command": " ".join(sys.argv),
-    }
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["cuda"] = torch.version.cuda
-    return facts

@@ -69,7 +69,7 @@ def train(
             folder is new; a checkpoint file or a run continues that one, in a new `run_dir` where another is given.
         callbacks: observers, called in order.
         evaluator: scores the trainer every `evaluate.every` steps and at the end; "dataset" compares with the run's own
-            data as `config.evaluate` says (without metrics there: not at all); None takes no scores.
+            data as `config.evaluate` says (with an empty list of metrics: not at all); None takes no scores.
 
     Returns:
         Where the training ended; equal on every process.
@@ -95,7 +95,7 @@ def train(
         checkpoint = None
         if plan.source is not None:
             checkpoint = load_checkpoint(plan.source)
-            check_compatible(checkpoint, config, dataset.fingerprint)
+            check_compatible(checkpoint, config, dataset.contents)
         trainer = ALGORITHMS.get(config.algorithm)(config, DataSpec.of(dataset), device=target, distributed=distributed)
         stream = data.BatchStream(
             dataset,
@@ -107,12 +107,15 @@ def train(
             pin_memory=target.type == "cuda",
         )
         stack.callback(stream.close)
+        if evaluator == "dataset":
+            evaluator = DatasetEvaluator(_progress(callbacks, signals)) if config.evaluate.metrics != [] else None
+        if isinstance(evaluator, DatasetEvaluator):
+            check = evaluator.check
+            distributed.on_main(lambda: check(config, target))
         opened: list[RunDirectory] = []
         distributed.on_main(lambda: opened.append(plan.open(config)))
         if opened:
             stack.callback(opened[0].close)
-        if evaluator == "dataset":
-            evaluator = DatasetEvaluator(_progress(callbacks, signals)) if config.evaluate.metrics else None
         loop = Loop(
             trainer,
             stream,
@@ -120,7 +123,7 @@ def train(
             evaluator=evaluator,
             callbacks=callbacks,
             signals=signals,
-            dataset_fingerprint=dataset.fingerprint,
+            dataset=dataset,
         )
         if checkpoint is not None:
             loop.resume(checkpoint, same_run=plan.opening == "continue")

@@ -11,6 +11,7 @@ from PIL import Image
 from training_jobs import tiny_config
 
 from genlab.checkpoint import find_checkpoint, load_checkpoint
+from genlab.errors import UserError
 from genlab.trainers import Callback, train
 from genlab.trainers.evaluation import selecting_score
 
@@ -84,6 +85,22 @@ def test_a_kill_between_the_best_checkpoint_and_its_mark_is_mended_on_resuming(t
     result = train(config, tmp_path / "run", resume="auto", evaluator=scripted({2: 1.0}))
     assert result.best_checkpoint == best
     assert load_checkpoint(best).step == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone"])
+def test_a_lost_best_checkpoint_does_not_stop_a_resume_and_is_told(tmp_path, damage):
+    config = tiny_config("train.steps=4", "evaluate.every=2", "train.keep_last=1")
+    values = {2: 1.0, 4: 5.0, 6: 7.0}
+    best = train(config, tmp_path / "run", evaluator=scripted(values)).best_checkpoint
+    content = best.read_bytes()
+    best.unlink()
+    if damage == "truncated":
+        best.write_bytes(content[: len(content) // 2])
+    more = tiny_config("train.steps=6", "evaluate.every=2", "train.keep_last=1")
+    result = train(more, tmp_path / "run", resume="auto", evaluator=scripted(values))
+    assert result.best_step == load_checkpoint(best).step == 6, "the next evaluation names a new one"
+    notes = [row["text"] for row in rows(tmp_path / "run" / "log.jsonl") if row.get("event") == "note"]
+    assert len(notes) == 1 and "best checkpoint, of step 2, is lost" in notes[0]
 
 
 def test_a_missed_last_evaluation_is_made_up_for(tmp_path):
@@ -177,6 +194,50 @@ def test_no_metrics_mean_no_evaluation(tmp_path):
     assert result.last_scores == []
     assert result.best_checkpoint is None
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_an_evaluation_that_cannot_be_done_is_refused_before_the_run_begins(tmp_path):
+    with pytest.raises(UserError, match="evaluate.samples: expected at least 65"):
+        train(tiny_config("train.steps=1", "evaluate.samples=20"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_data_set_decided_is_in_the_log(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(20):
+        Image.new("L", (28, 28), 10 * number).save(folder / f"{number}.png")
+    train(tiny_config("train.steps=1", "data.name=folder", f"data.root={folder}"), tmp_path / "run", evaluator=None)
+    notes = [row["text"] for row in rows(tmp_path / "run" / "log.jsonl") if row.get("event") == "note"]
+    assert len(notes) == 1 and "test" in notes[0]
+
+
+def test_the_log_says_which_kernels_run(tmp_path):
+    train(tiny_config("train.steps=1", "kernels.impl=torch"), tmp_path / "run", evaluator=None)
+    environment = rows(tmp_path / "run" / "log.jsonl")[0]
+    assert environment["kernels"] == "torch, as kernels.impl asks"
+    assert environment["precision"] == "fp32"
+
+
+def test_speed_is_that_of_training_without_evaluations(tmp_path, monkeypatch):
+    from genlab.trainers import recorder
+
+    clock = [0.0]
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: clock[0])
+
+    class Clock(Callback):
+        def on_step(self, step, metrics):
+            clock[0] += 1.0
+
+    def slow_evaluator(trainer, step):
+        clock[0] += 1000.0
+        return [Score("frechet[x]", 1.0)]
+
+    config = tiny_config("train.steps=4", "train.log_every=2", "evaluate.every=2")
+    train(config, tmp_path / "run", evaluator=slow_evaluator, callbacks=[Clock()])
+    last = rows(tmp_path / "run" / "log.jsonl")[-1]
+    assert last["images_per_second"] == 8.0, "two steps of eight images in two seconds"
+    assert last["time"] > 1000
 
 
 def test_a_resumed_run_records_its_environment_again(tmp_path):

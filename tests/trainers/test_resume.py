@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -180,20 +181,25 @@ def test_more_steps_are_refused_where_the_learning_rate_depends_on_them(tmp_path
         )  # fmt: skip
 
 
-def test_a_changed_data_set_is_refused(tmp_path, monkeypatch):
-    from genlab import data
+def write_pictures(folder, count):
+    from PIL import Image
 
-    train(tiny_config("train.steps=2"), tmp_path / "run", evaluator=None)
-    build = data.build
+    folder.mkdir()
+    for number in range(count):
+        Image.new("L", (28, 28), 10 * number).save(folder / f"{number}.png")
 
-    def other_samples(config, split="train"):
-        dataset = build(config, split)
-        dataset.fingerprint = "0" * 64
-        return dataset
 
-    monkeypatch.setattr(data, "build", other_samples)
+def test_a_changed_data_set_is_refused_and_a_copied_one_is_not(tmp_path):
+    folder, copy = tmp_path / "pictures", tmp_path / "copy"
+    write_pictures(folder, 10)
+    data = ["data.name=folder", "data.holdout=0", "data.batch_size=4"]
+    train(tiny_config("train.steps=2", *data, f"data.root={folder}"), tmp_path / "run", evaluator=None)
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)  # new times of change, same names and sizes
+    there = tiny_config("train.steps=4", *data, f"data.root={copy}")
+    assert train(there, tmp_path / "run", resume="auto", evaluator=None).step == 4
+    (copy / "3.png").unlink()
     with pytest.raises(RunError, match="holds other samples"):
-        train(tiny_config("train.steps=4"), tmp_path / "run", resume="auto", evaluator=None)
+        train(there, tmp_path / "run", resume="auto", evaluator=None)
 
 
 def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from genlab.errors import MetricError
-from genlab.metrics.extractors.base import FeatureExtractor
+from genlab.metrics.extractors.base import ExtractorFacts, FeatureExtractor
 from genlab.registry import nearest
 
 EXTRACTORS = {
@@ -19,7 +19,7 @@ EXTRACTORS = {
     "pixels": "grey 8x8 pixels, no network; for checks",
 }
 
-__all__ = ["EXTRACTORS", "FeatureExtractor", "resolve"]
+__all__ = ["EXTRACTORS", "ExtractorFacts", "FeatureExtractor", "announce", "choose", "resolve"]
 
 
 def resolve(
@@ -49,18 +49,37 @@ def resolve(
     Raises:
         MetricError: an unknown name, or what the extractor needs is missing.
     """
+    kind = choose(name, train)
+    if kind == "inception":
+        from genlab.metrics.extractors.inception import InceptionExtractor
+
+        return InceptionExtractor(weights, dims=dims, device=device)
+    if kind == "pixels":
+        from genlab.metrics.extractors.pixels import PixelExtractor
+
+        return PixelExtractor(device=device)
+    if kind == "points":
+        from genlab.metrics.extractors.points import PointExtractor
+
+        return PointExtractor(train.modes, train.std, device=device)
+    from genlab.metrics.extractors.trained import classifier_extractor, rotation_extractor
+
+    make = classifier_extractor if kind == "classifier" else rotation_extractor
+    return make(train, held_out, device=device, seed=seed, progress=progress)
+
+
+def choose(name: str, train: Any | None) -> str:
+    """The kind of extractor that `name` means for a data set: one of EXTRACTORS, or "points".
+
+    Raises:
+        MetricError: as `resolve`.
+    """
     if name not in EXTRACTORS and name != "auto":
         guess = nearest(name, [*EXTRACTORS, "auto"])
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise MetricError(f"extractor: expected one of auto, {', '.join(EXTRACTORS)}, got {name!r}{hint}")
-    if name == "inception":
-        from genlab.metrics.extractors.inception import InceptionExtractor
-
-        return InceptionExtractor(weights, dims=dims, device=device)
-    if name == "pixels":
-        from genlab.metrics.extractors.pixels import PixelExtractor
-
-        return PixelExtractor(device=device)
+    if name in ("inception", "pixels"):
+        return name
     if train is None:
         raise MetricError(
             f"extractor {name!r}: expected a data set to learn from, got none; name one, or use 'inception' with "
@@ -71,11 +90,25 @@ def resolve(
             raise MetricError(
                 f"extractor {name!r}: expected a data set of images, got points ({train.name}); use 'auto'"
             )
-        from genlab.metrics.extractors.points import PointExtractor
-
-        return PointExtractor(train.modes, train.std, device=device)
-    from genlab.metrics.extractors.trained import classifier_extractor, rotation_extractor
-
+        return "points"
     labelled = train.kind == "images" and bool(train.num_classes)
-    make = classifier_extractor if name == "classifier" or (name == "auto" and labelled) else rotation_extractor
-    return make(train, held_out, device=device, seed=seed, progress=progress)
+    return name if name != "auto" else "classifier" if labelled else "rotation"
+
+
+def announce(name: str, train: Any | None, **options: Any) -> ExtractorFacts:
+    """What `resolve` would give, without training a network.
+
+    Args:
+        name, train: as for `resolve`.
+        options: `weights`, `dims` and `device` of `resolve`.
+
+    Raises:
+        MetricError: as `resolve`; weights of Inception that are missing or damaged are found here too.
+    """
+    kind = choose(name, train)
+    if kind in ("classifier", "rotation"):
+        from genlab.metrics.extractors.trained import announce_trained
+
+        return announce_trained(kind, train)
+    extractor = resolve(name, train=train, **options)
+    return ExtractorFacts(extractor.name, extractor.dim, extractor.num_classes, kind == "points")

@@ -7,13 +7,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from genlab.errors import MetricError
 from genlab.images import to_uint8
+
+
+class ExtractorFacts(NamedTuple):
+    """What is known of an extractor before it is trained or loaded."""
+
+    name: str
+    dim: int
+    num_classes: int | None
+    of_points: bool = False
 
 
 class FeatureExtractor(ABC):
@@ -38,6 +47,7 @@ class FeatureExtractor(ABC):
     channels: int
     resize: str
     device: torch.device
+    of_points = False
 
     def __call__(self, images: Tensor | Sequence[Tensor], *, logits: bool = True) -> tuple[Tensor, Tensor | None]:
         """Features and logits of a batch in one pass.

@@ -21,6 +21,7 @@ class PointExtractor:
     """
 
     num_classes = None
+    of_points = True
     resize = "none"
 
     def __init__(self, modes: Tensor, std: float, *, device: str | torch.device = "cpu") -> None:

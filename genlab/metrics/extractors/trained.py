@@ -25,7 +25,7 @@ from torch import Tensor
 
 from genlab.errors import MetricError
 from genlab.images import to_uint8
-from genlab.metrics.extractors.base import FeatureExtractor, full_precision, hash_weights, with_channels
+from genlab.metrics.extractors.base import ExtractorFacts, FeatureExtractor, full_precision, hash_weights, with_channels
 from genlab.metrics.extractors.network import SmallConvNet, shift, working_size
 from genlab.paths import cache_dir
 
@@ -109,11 +109,7 @@ def classifier_extractor(
     Raises:
         MetricError: the data set has no classes, or is too small for a covariance of the features.
     """
-    if train.kind != "images" or not train.num_classes:
-        raise MetricError(
-            f"extractor 'classifier': expected a data set with classes, got {train.name} without; use 'rotation'"
-        )
-    return _cached(f"{train.name}_cnn", "classify", train, held_out, torch.device(device), seed, progress)
+    return _cached("classifier", train, held_out, torch.device(device), seed, progress)
 
 
 def rotation_extractor(
@@ -128,15 +124,35 @@ def rotation_extractor(
 
     Arguments and errors as for `classifier_extractor`, no classes needed.
     """
+    return _cached("rotation", train, held_out, torch.device(device), seed, progress)
+
+
+def announce_trained(kind: str, train: Any, seed: int = 0) -> ExtractorFacts:
+    """Name, features and classes of the "classifier" or "rotation" extractor of a data set; nothing is trained.
+
+    Raises:
+        MetricError: a data set that it cannot learn from.
+    """
+    name, recipe = _plan(kind, train, seed)
+    return ExtractorFacts(name, recipe.dim, recipe.num_classes if recipe.task == "classify" else None)
+
+
+def _plan(kind: str, train: Any, seed: int) -> tuple[str, Recipe]:
+    if kind == "classifier" and (train.kind != "images" or not train.num_classes):
+        raise MetricError(
+            f"extractor 'classifier': expected a data set with classes, got {train.name} without; use 'rotation'"
+        )
     if train.kind not in ("images", "unpaired", "paired"):
         raise MetricError(f"extractor 'rotation': expected a data set of images, got {train.name} of kind {train.kind}")
-    return _cached(f"{train.name}_rotation_cnn", "rotate", train, held_out, torch.device(device), seed, progress)
+    if kind == "classifier":
+        return f"{train.name}_cnn", _recipe("classify", train, seed)
+    return f"{train.name}_rotation_cnn", _recipe("rotate", train, seed)
 
 
 def _cached(
-    name: str, task: str, train: Any, held_out: Any | None, device: torch.device, seed: int, progress: Progress | None
+    kind: str, train: Any, held_out: Any | None, device: torch.device, seed: int, progress: Progress | None
 ) -> TrainedExtractor:
-    recipe = _recipe(task, train, seed)
+    name, recipe = _plan(kind, train, seed)
     path = cache_dir() / "extractors" / f"{name}-{recipe.key(train.fingerprint)}.safetensors"
     loaded = _read(path, recipe)
     if loaded is None:

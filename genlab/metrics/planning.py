@@ -1,0 +1,76 @@
+"""Whether an evaluation will be possible, asked before a model is trained for hours."""
+
+from __future__ import annotations
+
+import torch
+
+from genlab.config import DataConfig, EvaluateConfig
+from genlab.errors import MetricError
+from genlab.metrics.evaluate import check_metrics, check_suitable, default_metrics
+from genlab.metrics.extractors import announce
+from genlab.metrics.scorers import Protocol
+
+# Names that the scores of each metric begin with; a Frechet distance may be asked for as "fid".
+SCORES_OF = {
+    "fid": ("fid", "frechet"),
+    "is": ("is",),
+    "kid": ("kid",),
+    "prdc": ("precision", "recall", "density", "coverage"),
+    "modes": ("modes", "high_quality", "balance"),
+}
+
+
+def fewest_images(metric: str, dim: int) -> tuple[int, int]:
+    """How many (real, generated) images a metric of `dim` features needs at least."""
+    protocol = Protocol()
+    needed = {
+        "fid": (dim + 1, dim + 1),  # a covariance of full rank
+        "is": (0, protocol.is_splits),
+        "kid": (2, 2),
+        "prdc": (protocol.prdc_k + 1, protocol.prdc_k + 1),
+        "modes": (0, 1),
+    }
+    return needed[metric]
+
+
+def check_evaluation(data: DataConfig, settings: EvaluateConfig, *, device: str | torch.device = "cpu") -> list[str]:
+    """Refuses an evaluation that could not be done once the model is trained; trains and draws nothing.
+
+    Args:
+        data: the run's data configuration.
+        settings: its `evaluate` section.
+        device: where the extractor is to run.
+
+    Returns:
+        The metrics that will be taken.
+
+    Raises:
+        UserError: an unknown extractor or one that this data set cannot have, Inception's weights missing, a metric
+            that the features cannot give, a split that the set does not have, too few images, or a `select` that no
+            metric gives.
+    """
+    from genlab.data import build
+
+    extractor = announce(settings.extractor, build(data.model_copy(update={"limit": None}), "train"), device=device)
+    metrics = check_metrics(default_metrics(extractor) if settings.metrics is None else settings.metrics)
+    try:
+        check_suitable(metrics, extractor)
+    except MetricError as error:
+        raise MetricError(f"evaluate.metrics: {error}") from None
+    real_count = len(build(data, settings.real_split))
+    for metric in metrics:
+        real, fake = fewest_images(metric, extractor.dim)
+        for key, least, count in (
+            (f"evaluate.real_split={settings.real_split}", real, real_count),
+            ("evaluate.samples", fake, settings.samples),
+        ):
+            if count < least:
+                raise MetricError(
+                    f"{key}: expected at least {least} images for {metric} in the {extractor.dim} features of "
+                    f"{extractor.name}, got {count}; use more, or set "
+                    "evaluate.metrics (kid needs few, [] takes no scores)"
+                )
+    names = [name for metric in metrics for name in SCORES_OF[metric]]
+    if settings.select is not None and settings.select.split("[")[0] not in names:
+        raise MetricError(f"evaluate.select: expected one of {', '.join(names)}, got {settings.select!r}")
+    return metrics

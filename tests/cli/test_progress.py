@@ -1,0 +1,59 @@
+"""What a person reads while a model trains."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import pytest
+from rich.console import Console
+
+from genlab.cli import progress
+from genlab.cli.progress import TrainingDisplay
+
+
+@dataclass
+class Score:
+    name: str
+    value: float
+
+
+@pytest.fixture
+def display(monkeypatch):
+    """A display off a terminal whose clock the test sets: (display, clock, text)."""
+    text, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    shown = TrainingDisplay(Console(file=text, width=200, highlight=False))
+    shown._total = 10
+    return shown, clock, text
+
+
+def test_notes_are_told_in_their_own_words_and_other_events_by_name(display):
+    shown, _, text = display
+    shown.on_event({"event": "note", "text": "12 of 120 samples are held out"})
+    shown.on_event({"event": "resume", "step": 4, "checkpoint": "step_00000004.safetensors"})
+    shown.on_event({"event": "environment", "torch": "x"})
+    assert text.getvalue().splitlines() == [
+        "note: 12 of 120 samples are held out",
+        "resume: step 4, checkpoint step_00000004.safetensors",
+    ]
+
+
+def test_training_the_judge_is_announced_once(display):
+    shown, _, text = display
+    for done in (1, 2, 3):
+        shown.on_progress("train digits_cnn", done, 3)
+    shown.on_progress("fake images", 1, 2)
+    assert text.getvalue().count("digits_cnn") == 1
+
+
+def test_the_time_left_is_estimated_from_steps_without_evaluations(display):
+    shown, clock, text = display
+    clock[0] = 4.0
+    shown.on_step(4, {"loss_g": 1.0})
+    shown.on_progress("train digits_cnn", 1, 2)
+    clock[0] = 904.0
+    shown.on_scores(4, [Score("frechet[x]", 1.0)])
+    clock[0] = 905.0
+    shown.on_step(5, {"loss_g": 1.0})
+    assert [line.rsplit("eta ", 1)[1] for line in text.getvalue().splitlines() if "eta" in line] == ["6 s", "5 s"]
