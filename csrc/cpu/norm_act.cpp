@@ -130,10 +130,10 @@ struct Factors {
 
   Factors(const Tiling& tiling, const NormActAffine& affine, const ParallelFor& parallel_for,
           const NormActBackwardInputParams* backward = nullptr)
-      : values(uninitialised<A>(tiling.groups * tiling.g.c * (backward ? 4 : 2))),
+      : values(uninitialised<A>(tiling.groups * tiling.g.c * 4)),
         size(tiling.groups * tiling.g.c),
         mean(static_cast<const A*>(affine.mean)),
-        gradient(backward != nullptr) {
+        gradient(backward != nullptr && backward->inverse_count != 0) {
     const A* var = static_cast<const A*>(affine.var);
     const A* weight = static_cast<const A*>(affine.weight);
     const A* bias = static_cast<const A*>(affine.bias);
@@ -144,12 +144,12 @@ struct Factors {
         const double scale = rstd * (weight ? double(weight[c]) : 1.0);
         values[i] = static_cast<A>(scale);
         values[size + i] = static_cast<A>((bias ? double(bias[c]) : 0.0) - double(mean[i]) * scale);
-        if (backward == nullptr) continue;
+        if (!gradient) continue;
         const double share = scale * backward->inverse_count;
-        const bool constant = backward->inverse_count == 0;
-        values[2 * size + i] =
-            constant ? A(0) : static_cast<A>(share * rstd * double(static_cast<const A*>(backward->sum_grad_normalised)[i]));
-        values[3 * size + i] = constant ? A(0) : static_cast<A>(share * double(static_cast<const A*>(backward->sum_grad)[i]));
+        const double sum = static_cast<const A*>(backward->sum_grad)[i];
+        const double sum_normalised = static_cast<const A*>(backward->sum_grad_normalised)[i];
+        values[2 * size + i] = static_cast<A>(share * rstd * sum_normalised);
+        values[3 * size + i] = static_cast<A>(share * sum);
       }
     });
   }

@@ -2,6 +2,7 @@
 #include "cpu/norm_act_tiles.h"
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #define GENLAB_VECTOR_BYTES 16

@@ -23,8 +23,8 @@ struct ChannelFactors {
   const A* scale;   // weight * rstd
   const A* shift;   // bias - mean * scale
   const A* mean;
-  const A* slope;   // grad_input = g * scale - (input - mean) * slope - offset
-  const A* offset;
+  const A* slope;   // grad_input = g * scale - (input - mean) * slope - offset; null: the statistics are constants,
+  const A* offset;  // grad_input = g * scale
 };
 
 struct TileActivation {

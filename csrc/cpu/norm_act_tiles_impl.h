@@ -228,12 +228,20 @@ static void grad_sums_plane(
 template <typename T>
 struct VectorFactors {
   Vector<Accumulate<T>> scale, shift, mean, slope, offset;
+  bool constant;  // slope and offset are not there: 0 * infinity must not enter
 };
 
 template <typename T>
 GENLAB_INLINE VectorFactors<T> factors_at(const ChannelFactors<Accumulate<T>>& f, int64_t c, int64_t part) {
-  return {load_part(f.scale + c, part), load_part(f.shift + c, part), load_part(f.mean + c, part),
-          load_part(f.slope + c, part), load_part(f.offset + c, part)};
+  VectorFactors<T> factors;
+  factors.scale = load_part(f.scale + c, part);
+  factors.shift = load_part(f.shift + c, part);
+  factors.constant = f.slope == nullptr;
+  if (factors.constant) return factors;
+  factors.mean = load_part(f.mean + c, part);
+  factors.slope = load_part(f.slope + c, part);
+  factors.offset = load_part(f.offset + c, part);
+  return factors;
 }
 
 template <typename T, typename Act>
@@ -244,7 +252,9 @@ GENLAB_INLINE void grad_input_vector(
   const Vector<Accumulate<T>> g =
       gradient_of_z(dy + at, value, residual ? residual + at : nullptr, part, f.scale, f.shift, act);
   if (grad_residual != nullptr) store_part(grad_residual + at, g, part);
-  store_part(dx + at, g * f.scale - ((value - f.mean) * f.slope + f.offset), part);
+  Vector<Accumulate<T>> grad = g * f.scale;
+  if (!f.constant) grad -= (value - f.mean) * f.slope + f.offset;
+  store_part(dx + at, grad, part);
 }
 
 template <typename T>
@@ -270,8 +280,10 @@ static void grad_input_plane(
     const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t count,
     const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
   using A = Accumulate<T>;
+  const bool constant = f.slope == nullptr;
   const VectorFactors<T> factors = {
-      splat(*f.scale), splat(*f.shift), splat(*f.mean), splat(*f.slope), splat(*f.offset)};
+      splat(*f.scale),          splat(*f.shift), splat(*f.mean), splat(constant ? A(0) : *f.slope),
+      splat(constant ? A(0) : *f.offset), constant};
   with_activation(activation, [&](auto act) {
     int64_t i = 0;
     for (; i + kLanes<A> <= count; i += kLanes<A>) {

@@ -93,10 +93,11 @@ GENLAB_INLINE A sum_lanes(Vector<A> value) {
   return lanes[0];
 }
 
-// exp to 1e-7 relative (Cephes expf: range reduction by ln 2 in two parts, then a polynomial). Underflows to 0 below -87;
-// stays finite above 88.37, which the activations below do not tell from infinity. NaN stays NaN.
+// exp to 1e-7 relative (Cephes expf: range reduction by ln 2 in two parts, then a polynomial). Infinity above 88.37, 1e-38
+// below -87.33. NaN stays NaN.
 GENLAB_INLINE Vector<float> exponential(Vector<float> x) {
-  x = x > 88.37f ? splat(88.37f) : x;
+  const Mask<float> large = x > 88.37f;
+  x = large ? splat(88.37f) : x;
   x = x < -87.33f ? splat(-87.33f) : x;
   const Vector<float> magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   const Vector<float> shifted = x * 1.44269504088896341f + magic;
@@ -114,7 +115,7 @@ GENLAB_INLINE Vector<float> exponential(Vector<float> x) {
   bits = (bits + 127u) << 23;  // 2^n: the bits of magic above the low ones are shifted out
   Vector<float> power;
   memcpy(&power, &bits, sizeof(power));
-  return p * power;
+  return large ? splat(std::numeric_limits<float>::infinity()) : p * power;
 }
 
 GENLAB_INLINE Vector<float> magnitude(Vector<float> x) { return x < 0.0f ? -x : x; }

@@ -65,7 +65,8 @@ struct BackwardInput {
       if (p.affine.residual != nullptr) z += widen(add.value[j]);
       const A g = activate_gradient<A>(p.affine.activation, widen(dy.value[j]), z, static_cast<A>(p.affine.negative_slope));
       grad_residual.value[j] = narrow<T>(g);
-      dx.value[j] = narrow<T>(g * factors.scale[j] - (centred * slope[j] + offset_term[j]));
+      const A direct = g * factors.scale[j];  // with constant statistics all there is: 0 * infinity must not enter
+      dx.value[j] = narrow<T>(p.inverse_count == 0 ? direct : direct - (centred * slope[j] + offset_term[j]));
     }
     store_pack(static_cast<T*>(p.grad_input), offset, dx);
     if (p.grad_residual != nullptr) store_pack(static_cast<T*>(p.grad_residual), offset, grad_residual);

@@ -57,9 +57,9 @@ class NormActFunction : public torch::autograd::Function<NormActFunction> {
         ctx->saved_data["attributes"].to<std::tuple<double, std::string, double, bool>>();
     const auto name = activation.empty() ? std::nullopt : std::optional<std::string_view>(activation);
     // Inputs 0, 3, 4, 5 of forward; mean and variance are functions of the input or constants, never differentiated.
-    const std::array<bool, 4> wanted = {
-        ctx->needs_input_grad(0), saved[3].defined() && ctx->needs_input_grad(3),
-        saved[4].defined() && ctx->needs_input_grad(4), saved[5].defined() && ctx->needs_input_grad(5)};
+    // needs_input_grad counts the tensors that were given: an absent weight has no number.
+    std::array<bool, 4> wanted = {ctx->needs_input_grad(0), false, false, false};
+    for (size_t i = 3, given = 3; i < 6; ++i) wanted[i - 2] = saved[i].defined() && ctx->needs_input_grad(given++);
     std::optional<at::AutoDispatchBelowAutograd> guard;
     if (!c10::GradMode::is_enabled()) guard.emplace();  // no second derivative: spare the call of its Python formula
     auto [grad_input, grad_weight, grad_bias, grad_residual] = op.call(

@@ -64,7 +64,9 @@ def batch_norm_act(
     act.check("batch_norm_act", activation, negative_slope)
     chosen = implementation.choose("batch_norm_act", impl, input)
     group = process_group if training and process_group is not None and process_group.size() > 1 else None
-    if training and group is None and input.numel() // input.shape[1] == 1:
+    if input.numel() == 0:
+        chosen = "torch"  # nothing to normalise: an empty tensor, running statistics as they are
+    if training and group is None and input.numel() == input.shape[1] > 0:
         raise ValueError(
             f"batch_norm_act: expected more than 1 value per channel when training, got {shapes.shape_text(input)}"
         )
@@ -101,8 +103,6 @@ def _check(
     eps: float,
 ) -> None:
     norm_shapes.check_input("batch_norm_act", input, eps)
-    if input.numel() == 0 and training:
-        raise ValueError(f"batch_norm_act: expected a batch to take statistics of, got {shapes.shape_text(input)}")
     sizes = (input.shape[1],)
     norm_shapes.check_parameter("batch_norm_act", "running_mean", running_mean, input, sizes)
     norm_shapes.check_parameter("batch_norm_act", "running_var", running_var, input, sizes)

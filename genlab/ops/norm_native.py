@@ -1,7 +1,7 @@
 """What PyTorch must know of the native batch and instance normalisation beside their kernels.
 
-`norm_act` differentiates into `norm_act_backward` in C++ (csrc/ops/norm_act_autograd.cpp); the gradient of that is here,
-by differentiating the definition in torch ops. `register` runs once, when the library is loaded.
+`norm_act` differentiates into `norm_act_backward` in C++ (csrc/ops/norm_act_autograd.cpp); the gradient of that
+is here, by differentiating the definition in torch ops. `register` runs once, when the library is loaded.
 """
 
 from __future__ import annotations

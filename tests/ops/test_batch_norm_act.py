@@ -86,9 +86,13 @@ def test_a_small_variance_beside_a_large_mean_keeps_its_digits():
     torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.01)
 
 
-def test_an_empty_batch_passes_in_evaluation():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_an_empty_batch_passes_and_leaves_the_running_statistics(impl, training):
     mean, var = statistics(3, torch.float32)
-    assert ops.batch_norm_act(torch.randn(0, 3, 4, 4), mean, var).shape == (0, 3, 4, 4)
+    before = mean.clone(), var.clone()
+    assert ops.batch_norm_act(torch.randn(0, 3, 4, 4), mean, var, training=training, impl=impl).shape == (0, 3, 4, 4)
+    assert torch.equal(mean, before[0]) and torch.equal(var, before[1])
 
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -104,7 +108,6 @@ REFUSALS = {
     "one_statistic": ((X, MEAN, None), {}, ValueError, "running_mean and running_var both or neither"),
     "no_statistics": ((X, None, None), {}, ValueError, "expected running_mean and running_var when training=False"),
     "one_value": ((X[:1, :, :1, :1], MEAN, VAR), {"training": True}, ValueError, "more than 1 value per channel"),
-    "empty_training": ((X[:0], MEAN, VAR), {"training": True}, ValueError, "expected a batch to take statistics of"),
     "residual": ((X, MEAN, VAR), {"residual": X[:1]}, ValueError, "expected residual of the input's shape"),
     "activation": ((X, MEAN, VAR), {"activation": "mish"}, ValueError, "got 'mish'"),
     "eps": ((X, MEAN, VAR), {"eps": -1.0}, ValueError, "expected eps >= 0"),
