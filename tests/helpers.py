@@ -113,8 +113,9 @@ def check_compiles(op: Callable[..., Tensor], sample: Sample, impl: str, backend
 
 
 def check_cuda(op: Callable[..., Tensor], sample: Sample, dtype: torch.dtype, impl: str) -> None:
-    """(g): the GPU's output and gradients against the float64 reference on the CPU."""
-    check_values(op, sample, dtype, impl, device="cuda")
+    """(g): the GPU's output and gradients against the float64 reference on the CPU; float32 without tf32."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+        check_values(op, sample, dtype, impl, device="cuda")
 
 
 def check_op(
