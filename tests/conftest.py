@@ -30,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
+def pytest_collection_finish() -> None:
+    import torch
+
+    # torch.testing._internal, which op tests import for its samples, forbids the whole process to set torch.backends'
+    # flags; training sets them.
+    torch.backends.disable_global_flags.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     count = sum(isinstance(report.longrepr, tuple) and NO_GPU in str(report.longrepr[2]) for report in skipped)

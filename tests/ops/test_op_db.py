@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from genlab import ops
 
 op_db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
-# That import forbids setting torch.backends' flags in this process from then on, which training does.
-vars(torch.backends)["__allow_nonbracketed_mutation_flag"] = True
 
 CASES = {
     "nn.functional.conv2d": (F.conv2d, ops.conv2d),
