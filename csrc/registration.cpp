@@ -33,6 +33,13 @@ TORCH_LIBRARY(genlab, m) {
       "norm_act_backward_input(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
       "Tensor? residual, Tensor sum_grad, Tensor sum_grad_normalised, float inverse_count, float eps, str? activation, "
       "float negative_slope, bool want_residual) -> (Tensor, Tensor)");
+  m.def(
+      "layer_norm_act(Tensor input, int normalized_dims, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
+      "str? activation, float negative_slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "layer_norm_act_backward(Tensor grad_output, Tensor input, int normalized_dims, Tensor mean, Tensor rstd, "
+      "Tensor? weight, Tensor? bias, Tensor? residual, float eps, str? activation, float negative_slope, bool[4] wanted) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

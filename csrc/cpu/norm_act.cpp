@@ -6,53 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <stdexcept>
 
-#include "cpu/norm_act_tiles.h"
+#include "cpu/norm_act_dispatch.h"
 
 namespace genlab::cpu {
 namespace {
 
-constexpr int64_t kTileElements = 1 << 16;    // of a tile of rows, where there are many channels
-constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than they save
-
-const NormActTable& table() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const NormActTable& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                          ? norm_act_table_avx512()
-                                      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                                          ? norm_act_table_avx2()
-                                          : norm_act_table_baseline();
-#else
-  static const NormActTable& chosen = norm_act_table_baseline();
-#endif
-  return chosen;
-}
-
-template <typename Body>
-void with_tiles(DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(table().float32);
-    case DType::kFloat64:
-      return body(table().float64);
-    case DType::kBFloat16:
-      return body(table().bfloat16);
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument("norm_act: expected float32, float64 or bfloat16 on the CPU, got float16");
-}
-
-template <typename Body>
-void parallel(const ParallelFor& parallel_for, int64_t count, int64_t elements, const Body& body) {
-  if (elements < kSerialElements || count == 1) {
-    body(0, count);
-  } else {
-    parallel_for(count, body);
-  }
-}
+constexpr int64_t kTileElements = 1 << 16;  // of a tile of rows, where there are many channels
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -301,24 +261,24 @@ bool empty(const NormActGeometry& g) { return g.n == 0 || g.c == 0 || g.s == 0; 
 
 void norm_statistics(const NormStatisticsParams& params, const ParallelFor& parallel_for) {
   if (empty(params.geometry)) return;
-  with_tiles(params.geometry.dtype, [&](const auto& tiles) { statistics(tiles, params, parallel_for); });
+  with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) { statistics(tiles, params, parallel_for); });
 }
 
 void norm_act(const NormActParams& params, const ParallelFor& parallel_for) {
   if (empty(params.geometry)) return;
-  with_tiles(params.geometry.dtype, [&](const auto& tiles) { apply(tiles, params, parallel_for); });
+  with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) { apply(tiles, params, parallel_for); });
 }
 
 void norm_act_backward_sums(const NormActBackwardSumsParams& params, const ParallelFor& parallel_for) {
   if (empty(params.geometry)) return;
-  with_tiles(params.geometry.dtype, [&](const auto& tiles) { backward_sums(tiles, params, parallel_for); });
+  with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) { backward_sums(tiles, params, parallel_for); });
 }
 
 void norm_act_backward_input(const NormActBackwardInputParams& params, const ParallelFor& parallel_for) {
   if (empty(params.geometry)) return;
-  with_tiles(params.geometry.dtype, [&](const auto& tiles) { backward_input(tiles, params, parallel_for); });
+  with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) { backward_input(tiles, params, parallel_for); });
 }
 
-const char* norm_act_instruction_set() { return table().name; }
+const char* norm_act_instruction_set() { return norm_act_table().name; }
 
 }  // namespace genlab::cpu

@@ -24,6 +24,7 @@ namespace avx2 {
 
 #include "cpu/vector.h"
 #include "cpu/vector_activation.h"
+#include "cpu/layer_norm_act_rows_impl.h"
 #include "cpu/norm_act_tiles_impl.h"
 
 }  // namespace avx2

@@ -12,6 +12,7 @@ namespace baseline {
 
 #include "cpu/vector.h"
 #include "cpu/vector_activation.h"
+#include "cpu/layer_norm_act_rows_impl.h"
 #include "cpu/norm_act_tiles_impl.h"
 
 }  // namespace baseline

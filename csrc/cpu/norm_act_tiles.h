@@ -46,6 +46,30 @@ using MergeMoments = void (*)(const A* partial, const PartialLayout& layout, int
 template <typename A>
 using MergeSums = void (*)(const A* partial, const PartialLayout& layout, int64_t columns, A* first, A* second);
 
+// One row of a layer normalisation, weight and bias per column: z = (x - mean) * rstd * weight + bias.
+template <typename T>
+struct LayerNormRow {
+  using A = Accumulate<T>;
+  const T* x;
+  const T* residual;  // null for none
+  int64_t columns;
+  A mean, rstd;
+  const A* weight;
+  const A* bias;
+  TileActivation activation;
+};
+
+template <typename T>
+struct LayerNormRows {
+  using A = Accumulate<T>;
+  void (*apply)(const LayerNormRow<T>& row, T* y);
+  // With g = dy * activation'(z), h = g * weight: sums of h and of h * normalised; adds g * normalised and g to the columns'.
+  void (*grad_sums)(const LayerNormRow<T>& row, const T* dy, A* sum, A* product, A* grad_weight, A* grad_bias);
+  // dx = rstd * (h - mean_h - normalised * mean_product); grad_residual = g. Either may be null.
+  void (*grad_input)(
+      const LayerNormRow<T>& row, const T* dy, A mean_h, A mean_product, T* dx, T* grad_residual);
+};
+
 template <typename T>
 struct NormActTiles {
   using A = Accumulate<T>;
@@ -73,6 +97,7 @@ struct NormActTiles {
       TileActivation activation);
   MergeMoments<A> merge_moments;
   MergeSums<A> merge_sums;
+  LayerNormRows<T> layer_norm;
 };
 
 struct NormActTable {

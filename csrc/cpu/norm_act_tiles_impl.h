@@ -13,21 +13,6 @@ GENLAB_INLINE int64_t over_blocks(int64_t columns, Body body) {
   return c;
 }
 
-// A whole vector, or its first `count` elements where `count` > 0.
-template <typename T>
-GENLAB_INLINE Vector<Accumulate<T>> load_part(const T* data, int64_t count) {
-  return count == 0 ? load(data) : load_some(data, count);
-}
-
-template <typename T>
-GENLAB_INLINE void store_part(T* data, Vector<Accumulate<T>> value, int64_t count) {
-  if (count == 0) {
-    store(data, value);
-  } else {
-    store_some(data, value, count);
-  }
-}
-
 // -- moments -----------------------------------------------------------------------------------------------------------
 
 template <typename T, int64_t kVectors>
@@ -345,7 +330,8 @@ template <typename T>
 static NormActTiles<T> norm_act_tiles() {
   using A = Accumulate<T>;
   return {moments_rows<T>,    moments_plane<T>,   apply_rows<T>,       apply_plane<T>,   grad_sums_rows<T>,
-          grad_sums_plane<T>, grad_input_rows<T>, grad_input_plane<T>, merge_moments<A>, merge_sums<A>};
+          grad_sums_plane<T>, grad_input_rows<T>, grad_input_plane<T>, merge_moments<A>, merge_sums<A>,
+          {layer_norm_apply<T>, layer_norm_grad_sums<T>, layer_norm_grad_input<T>}};
 }
 
 static NormActTable norm_act_table(const char* name) {

@@ -83,6 +83,21 @@ GENLAB_INLINE void store_some(T* data, Vector<Accumulate<T>> value, int64_t coun
   for (int64_t i = 0; i < count; ++i) data[i] = narrow<T>(lanes[i]);
 }
 
+// A whole vector, or its first `count` elements where `count` > 0.
+template <typename T>
+GENLAB_INLINE Vector<Accumulate<T>> load_part(const T* data, int64_t count) {
+  return count == 0 ? load(data) : load_some(data, count);
+}
+
+template <typename T>
+GENLAB_INLINE void store_part(T* data, Vector<Accumulate<T>> value, int64_t count) {
+  if (count == 0) {
+    store(data, value);
+  } else {
+    store_some(data, value, count);
+  }
+}
+
 template <typename A>
 GENLAB_INLINE A sum_lanes(Vector<A> value) {
   A lanes[kLanes<A>];

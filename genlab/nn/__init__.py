@@ -3,6 +3,14 @@
 from genlab.nn import init
 from genlab.nn.batch_norm import BatchNormAct2d, synchronize_batch_norm
 from genlab.nn.conv import Conv2d, ConvTranspose2d
-from genlab.nn.norm import InstanceNormAct2d
+from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
 
-__all__ = ["BatchNormAct2d", "Conv2d", "ConvTranspose2d", "InstanceNormAct2d", "init", "synchronize_batch_norm"]
+__all__ = [
+    "BatchNormAct2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "InstanceNormAct2d",
+    "LayerNormAct",
+    "init",
+    "synchronize_batch_norm",
+]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from genlab.ops import activation as act
-from genlab.ops import implementation, instance_norm_act
+from genlab.ops import implementation, instance_norm_act, layer_norm_act
 
 
 class InstanceNormAct2d(nn.InstanceNorm2d):
@@ -45,6 +45,40 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
             activation=self.activation, negative_slope=self.negative_slope, residual=residual, impl=self.impl,
         )  # fmt: skip
         return output.squeeze(0) if alone else output
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+class LayerNormAct(nn.LayerNorm):
+    """activation(LayerNorm(input) + residual) as one op; loads the state_dict of torch.nn.LayerNorm.
+
+    Args:
+        *args, **kwargs: torch.nn.LayerNorm's (normalized_shape, eps, elementwise_affine, bias).
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        negative_slope: slope of leaky_relu below zero.
+        impl: "auto", "native", "torch" or "reference".
+
+    Example:
+        >>> layer = LayerNormAct(64, activation="gelu")
+        >>> layer(torch.randn(2, 16, 64)).shape
+        torch.Size([2, 16, 64])
+    """
+
+    def __init__(
+        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        act.check("LayerNormAct", activation, negative_slope)
+        implementation.check_impl("LayerNormAct", impl)
+        self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(..., *normalized_shape), and a residual of the same shape, to the same shape."""
+        return layer_norm_act(
+            input, self.normalized_shape, self.weight, self.bias, self.eps, activation=self.activation,
+            negative_slope=self.negative_slope, residual=residual, impl=self.impl,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _activation_repr(self)

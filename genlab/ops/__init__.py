@@ -13,6 +13,7 @@ from genlab.ops.implementation import (
     set_default_impl,
 )
 from genlab.ops.instance_norm_act import instance_norm_act
+from genlab.ops.layer_norm_act import layer_norm_act
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,5 +26,6 @@ __all__ = [
     "describe",
     "get_default_impl",
     "instance_norm_act",
+    "layer_norm_act",
     "set_default_impl",
 ]

@@ -8,7 +8,7 @@ auto        the row of `RULES` that fits device and dtype
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,17 +29,18 @@ NATIVE = {
     "conv_transpose2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "layer_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
-NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act")
+NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act")
 
 
 @dataclass(frozen=True)
 class Rule:
     """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints.
 
-    The first rule that fits an op, device and dtype counts; one whose choice is native is passed over where the
+    The first rule that fits an op, device, dtype and shape counts; one whose choice is native is passed over where the
     extension is not loaded.
     """
 
@@ -48,6 +49,7 @@ class Rule:
     choice: str
     reason: str
     dtypes: tuple[torch.dtype, ...] = CUDA_DTYPES
+    fits: Callable[..., bool] | None = None  # of the input and the shape arguments of `choose`; None fits all
 
 
 _ONEDNN = "oneDNN runs plain convolution at 93-97 % of the CPU's peak (fp32, AMD Zen 4, 2 cores): nothing left to win"
@@ -55,11 +57,14 @@ _CUDNN = "the native CUDA kernel is the direct one, an oracle for checks; cuDNN 
 _NORM = "normalisation, residual and activation in two passes over memory instead of torch's three and more"
 _NORM_TORCH = "torch's normalisation with the residual and the activation written over its output"
 _NORM_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's normalisation, then the activation in place"
+_LAYER_NORM = "torch's layer_norm is one fused pass on the CPU already; the native one has not been timed to win"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
+    Rule("conv2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
     Rule("conv2d", "cpu", "torch", _ONEDNN),
     Rule("conv2d", "cuda", "torch", _CUDNN),
+    Rule("conv_transpose2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
     Rule("batch_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),
@@ -68,6 +73,8 @@ RULES = (
     Rule("instance_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),
     Rule("instance_norm_act", "cpu", "torch", _NORM_TORCH),
     Rule("instance_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
+    Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
 )
 
 _default = "auto"
@@ -108,8 +115,10 @@ def default_impl(impl: str) -> Iterator[None]:
         set_default_impl(previous)
 
 
-def choose(op: str, impl: str, input: Tensor) -> str:
+def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
     """The implementation to run: "native", "torch" or "reference".
+
+    shape: what rules that hold for some shapes only look at beside the input, see `Rule.fits`; without it they are skipped.
 
     Raises:
         ValueError: `impl` is not one of `IMPLEMENTATIONS`.
@@ -123,17 +132,20 @@ def choose(op: str, impl: str, input: Tensor) -> str:
     device = input.device.type
     dtype = input.dtype if op in NOT_AUTOCAST else effective_dtype(input)
     if impl == "auto":
-        rule = _rule(op, device, dtype)
+        rule = _rule(op, device, dtype, input, shape)
         impl = "torch" if rule is None else rule.choice
     if impl == "native":
         _require_native(op, device, dtype)
     return impl
 
 
-def _rule(op: str, device: str, dtype: torch.dtype) -> Rule | None:
+def _rule(op: str, device: str, dtype: torch.dtype, input: Tensor | None = None, shape: tuple = ()) -> Rule | None:
     for rule in RULES:
-        fits = rule.op == op and rule.device == device and dtype in rule.dtypes
-        if fits and (rule.choice != "native" or _extension.available(with_cuda=device == "cuda")):
+        if rule.op != op or rule.device != device or dtype not in rule.dtypes:
+            continue
+        if rule.fits is not None and not (shape and rule.fits(input, *shape)):
+            continue
+        if rule.choice != "native" or _extension.available(with_cuda=device == "cuda"):
             return rule
     return None
 

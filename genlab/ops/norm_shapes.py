@@ -12,10 +12,15 @@ def check_input(op: str, input: Tensor, eps: float) -> None:
     """(N, C, ...), floating point, with a legal eps."""
     if input.dim() < 2:
         raise ValueError(f"{op}: expected input of shape (N, C, ...), got {shapes.shape_text(input)}")
-    if not input.dtype.is_floating_point:
-        raise TypeError(f"{op}: expected a floating point input, got {input.dtype}; call input.float() first")
+    check_floating(op, input)
     if not eps >= 0:
         raise ValueError(f"{op}: expected eps >= 0, got {eps}")
+
+
+def check_floating(op: str, input: Tensor) -> None:
+    """An input that can be normalised."""
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"{op}: expected a floating point input, got {input.dtype}; call input.float() first")
 
 
 def check_parameter(op: str, name: str, tensor: Tensor | None, input: Tensor, sizes: tuple[int, ...]) -> None:

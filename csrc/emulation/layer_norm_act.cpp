@@ -1,0 +1,22 @@
+// The layer normalisation kernels as a host library with a C interface, for tests.
+#include "kernels/layer_norm_act_row_per_block.cu"
+
+#include "emulation/harness.h"
+
+extern "C" {
+
+// Sizes of the parameter structs, so that a caller can check its own declaration of them.
+GENLAB_EXPORT void genlab_layer_norm_act_params_sizes(int64_t sizes[2]) {
+  sizes[0] = sizeof(genlab::LayerNormActParams);
+  sizes[1] = sizeof(genlab::LayerNormActBackwardParams);
+}
+
+GENLAB_EXPORT int genlab_layer_norm_act(const genlab::LayerNormActParams* params) {
+  return genlab::emulation::guarded([&] { genlab::launch_layer_norm_act_row_per_block(*params, nullptr); });
+}
+
+GENLAB_EXPORT int genlab_layer_norm_act_backward(const genlab::LayerNormActBackwardParams* params) {
+  return genlab::emulation::guarded([&] { genlab::launch_layer_norm_act_backward_row_per_block(*params, nullptr); });
+}
+
+}  // extern "C"
