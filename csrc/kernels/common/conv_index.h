@@ -24,8 +24,15 @@ GENLAB_HOST_DEVICE int64_t resolve_index(int64_t index, int64_t size, bool refle
   return reflect ? reflect_index(index, size) : -1;
 }
 
-// Positions in the padded input, [0, size + 2 padding), that hold input element `index`: itself and, under reflect
-// padding, up to two mirror images.
+// A position in the padded input, [0, size + 2 padding), that holds input element `index` under reflect padding, or -1:
+// which = 0 the element itself, 1 and 2 its mirror images below and above.
+GENLAB_HOST_DEVICE int64_t mirrored_position(int64_t index, int64_t size, int64_t padding, int which) {
+  if (which == 0) return index + padding;
+  if (which == 1) return index >= 1 && index <= padding ? padding - index : -1;
+  return index <= size - 2 && index >= size - 1 - padding ? padding + 2 * (size - 1) - index : -1;
+}
+
+// All positions in the padded input that hold input element `index`: itself and, under reflect padding, up to two more.
 struct PaddedPositions {
   int64_t position[3];
   int count;
@@ -33,9 +40,10 @@ struct PaddedPositions {
 
 GENLAB_HOST_DEVICE PaddedPositions padded_positions(int64_t index, int64_t size, int64_t padding, bool reflect) {
   PaddedPositions found{{index + padding, 0, 0}, 1};
-  if (!reflect) return found;
-  if (index >= 1 && index <= padding) found.position[found.count++] = padding - index;
-  if (index <= size - 2 && index >= size - 1 - padding) found.position[found.count++] = padding + 2 * (size - 1) - index;
+  for (int which = 1; reflect && which < 3; ++which) {
+    const int64_t position = mirrored_position(index, size, padding, which);
+    if (position >= 0) found.position[found.count++] = position;
+  }
   return found;
 }
 
