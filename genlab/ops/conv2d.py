@@ -71,9 +71,9 @@ def conv2d(
     shapes.check_conv2d_channels("conv2d", input, weight, bias, groups)
     kernel = (weight.shape[2], weight.shape[3])
     before, extra = shapes.resolve_padding("conv2d", padding, kernel, stride, dilation)
-    shapes.conv2d_output_size("conv2d", input, weight, stride, before, extra, dilation, padding_mode)
+    size = shapes.conv2d_output_size("conv2d", input, weight, stride, before, extra, dilation, padding_mode)
 
-    chosen = implementation.choose("conv2d", impl, input)
+    chosen = implementation.choose("conv2d", impl, input, weight, stride, before, dilation, groups, padding_mode, size)
     if chosen == "native":
         return _native(
             input, weight, bias, stride, before, extra, dilation, groups, padding_mode, activation, negative_slope

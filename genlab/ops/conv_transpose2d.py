@@ -75,7 +75,10 @@ def conv_transpose2d(
         "conv_transpose2d", input, weight, stride, padding, output_padding, dilation
     )
 
-    chosen = implementation.choose("conv_transpose2d", impl, input)
+    grid = (input.shape[2], input.shape[3])
+    chosen = implementation.choose(
+        "conv_transpose2d", impl, input, weight, stride, padding, dilation, groups, "zeros", grid
+    )
     if chosen == "native":
         return _native(
             input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope

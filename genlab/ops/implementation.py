@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import shapes
+from genlab.ops import shapes, tuning
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -41,7 +43,7 @@ class Rule:
     """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints.
 
     The first rule that fits an op, device, dtype and shape counts; one whose choice is native is passed over where the
-    extension is not loaded.
+    extension is not loaded, and inside torch.func's transforms and forward-mode differentiation.
     """
 
     op: str
@@ -118,12 +120,13 @@ def default_impl(impl: str) -> Iterator[None]:
 def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
     """The implementation to run: "native", "torch" or "reference".
 
-    shape: what rules that hold for some shapes only look at beside the input, see `Rule.fits`; without it they are skipped.
+    shape: what rules for some shapes only look at beside the input, see `Rule.fits`; without it they are skipped.
 
     Raises:
         ValueError: `impl` is not one of `IMPLEMENTATIONS`.
         RuntimeError: native was asked for and the extension is not built or lacks CUDA; names the command.
-        NotImplementedError: native was asked for and the kernels do not cover this device or dtype; lists the reasons.
+        NotImplementedError: native was asked for and the kernels do not cover this device or dtype, or forward-mode
+            differentiation; lists the reasons.
     """
     if impl not in IMPLEMENTATIONS:
         check_impl(op, impl)
@@ -145,9 +148,14 @@ def _rule(op: str, device: str, dtype: torch.dtype, input: Tensor | None = None,
             continue
         if rule.fits is not None and not (shape and rule.fits(input, *shape)):
             continue
-        if rule.choice != "native" or _extension.available(with_cuda=device == "cuda"):
+        if rule.choice != "native" or (_extension.available(with_cuda=device == "cuda") and not _under_transform()):
             return rule
     return None
+
+
+def _under_transform() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which the native ops have no rules for."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def effective_dtype(input: Tensor) -> torch.dtype:
@@ -177,6 +185,9 @@ def check_impl(op: str, impl: str) -> None:
 
 def _require_native(op: str, device: str, dtype: torch.dtype) -> None:
     reasons = native_reasons(op, device, dtype)
+    if forward_ad._current_level >= 0:
+        # Unasked, torch would take the tangent of an op that it knows no rule for as zero.
+        reasons.append("there is no forward-mode derivative")
     if reasons:
         raise NotImplementedError(f'{op}: impl="native" cannot run: {"; ".join(reasons)}; use impl="torch"')
     _extension.require(with_cuda=device == "cuda")
@@ -211,5 +222,8 @@ def describe() -> list[OpRow]:
             name = str(dtype).removeprefix("torch.")
             rule = _rule(op, device, dtype)
             choice, reason = ("torch", "no rule for this dtype") if rule is None else (rule.choice, rule.reason)
+            for some in () if missing else RULES:
+                if some.fits is not None and (some.op, some.device) == (op, device) and dtype in some.dtypes:
+                    reason = f"{some.choice} at some shapes: {some.reason}; elsewhere {reason}"
             rows.append(OpRow(op, device, name, implementations, choice, reason, tuple(missing)))
     return rows

@@ -1,0 +1,100 @@
+"""Shape classes for which `impl="auto"` takes a native kernel, with what was measured there.
+
+The Winograd convolutions (csrc/cpu/winograd.h) save 2.5 to 4 times the multiplications and pay for it with transforms.
+A row of `WINOGRAD` says from where on they win in all of forward, input gradient and weight gradient, since autograd
+takes the three together; its ratios are the least and the greatest of torch's time over ours at the shapes measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genlab.ops.shapes import Pair
+
+MACHINE = "AMD EPYC Zen 4, AVX-512, torch 2.14, processor time of one thread"
+
+# The engine works in tiles of 4x4 outputs and whole vectors of 16 channels. Below so many tiles the transform of the
+# weights is not paid back; below so many products (of the direct algorithm) the start of the threads is not.
+TILE = 4
+CHANNEL_STEP = 16
+LEAST_TILES = 16
+LEAST_PRODUCTS = 1 << 24
+
+# Asked once: torch.compile cannot trace the question.
+_HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+@dataclass(frozen=True)
+class WinogradRow:
+    """One class: square kernel and stride, memory order of the images, least channels in and out, measured ratios."""
+
+    kernel: int
+    stride: int
+    channels_last: bool
+    least_channels: int
+    ratios: tuple[float, float]
+
+    @property
+    def points(self) -> int:
+        """Products per tile and channel pair."""
+        return 36 if self.stride == 1 else 4 * 25
+
+
+# Other layouts are copied to channels_last and back, which few channels do not pay for.
+WINOGRAD = (
+    WinogradRow(3, 1, True, 16, (1.2, 3.4)),
+    WinogradRow(3, 1, False, 64, (1.3, 2.5)),
+    WinogradRow(4, 2, True, 16, (1.2, 2.6)),
+    WinogradRow(4, 2, False, 128, (1.1, 1.9)),
+)
+
+
+def winograd_wins(
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    padding_mode: str,
+    grid: Pair,
+) -> bool:
+    """Whether the Winograd kernels are quicker than torch at this float32 convolution on the CPU.
+
+    Args:
+        input: (N, C, H, W), the image or, for the transposed convolution, what it spreads.
+        weight: 4-dimensional, in either direction's order of channels.
+        grid: (height, width) of the convolution's output, which is the transposed convolution's input.
+    """
+    first, second, kernel, kernel_w = weight.shape
+    if kernel != kernel_w or kernel not in (3, 4) or groups != 1 or dilation != (1, 1):
+        return False
+    if stride != ((1, 1) if kernel == 3 else (2, 2)) or (kernel == 4 and padding_mode != "zeros"):
+        return False
+    if first % CHANNEL_STEP or second % CHANNEL_STEP or padding[0] >= kernel or padding[1] >= kernel:
+        return False
+    row = WINOGRAD[(0 if kernel == 3 else 2) + (0 if input.stride(1) == 1 else 1)]
+    tiles = -(-grid[0] // TILE) * -(-grid[1] // TILE)
+    direct = grid[0] * grid[1] * kernel * kernel
+    return (
+        min(first, second) >= row.least_channels
+        and tiles * row.points < 0.75 * direct  # as csrc/cpu/winograd.cpp: tiles that overhang waste products
+        and input.shape[0] * tiles >= LEAST_TILES
+        and input.shape[0] * direct * first * second >= LEAST_PRODUCTS
+        and _HAS_AVX512
+    )
+
+
+def winograd_summary() -> str:
+    """The classes in words, for `genlab list ops` and `genlab doctor`."""
+    parts = []
+    for row in WINOGRAD:
+        layout = "channels_last" if row.channels_last else "contiguous"
+        parts.append(
+            f"{row.kernel}x{row.kernel} stride {row.stride} {layout} from {row.least_channels} channels "
+            f"{row.ratios[0]:g}-{row.ratios[1]:g}x"
+        )
+    return f"Winograd for {', '.join(parts)} of oneDNN ({MACHINE})"
