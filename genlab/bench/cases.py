@@ -39,6 +39,7 @@ class Case:
         wide: which tensors stay float32 in low precision (parameters and statistics of normalisations).
         flops: of the direct algorithm.
         values: read and written once each, the least that has to move.
+        layer: of a convolution.
     """
 
     op: str
@@ -52,6 +53,7 @@ class Case:
     wide: tuple[int, ...]
     flops: float
     values: float
+    layer: Conv | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _conv(layer: Conv) -> list[Case]:
     return [
         Case(
             op, direction, layer.label, layer.shape, make, functools.partial(_our_conv, layer, activation),
-            functools.partial(_torch_conv, layer, activation), wanted, (), flops, values,
+            functools.partial(_torch_conv, layer, activation), wanted, (), flops, values, layer,
         )
         for direction, wanted, activation in parts
     ]  # fmt: skip

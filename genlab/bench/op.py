@@ -75,16 +75,13 @@ def run_op_bench(settings: OpSettings, progress: Callable[[int, int], None] | No
     """
     from genlab.doctor import describe_machine
 
-    kind = torch.device(settings.device).type
-    known = tuple(TORCH_DTYPES) if kind == "cuda" else ("fp32", "bf16")
-    if settings.dtype not in known:
-        raise UserError(f"--dtype: expected one of {', '.join(known)} on {kind}, got {settings.dtype!r}")
+    kind = check_dtype(settings)
     cases = make_cases(list(settings.names), settings.shapes)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     load = ForeignLoad()
     before = gpu_state(kind)
-    with _numerics(settings.dtype), _stream(settings.device), torch.no_grad():
+    with numerics(settings.dtype), own_stream(settings.device), torch.no_grad():
         ceilings = _ceilings(settings)
         rows: list[dict[str, Any]] = []
         for index, case in enumerate(cases):
@@ -109,8 +106,17 @@ def run_op_bench(settings: OpSettings, progress: Callable[[int, int], None] | No
     }
 
 
+def check_dtype(settings: OpSettings) -> str:
+    """The kind of device. Raises UserError for a dtype that it does not have."""
+    kind = torch.device(settings.device).type
+    known = tuple(TORCH_DTYPES) if kind == "cuda" else ("fp32", "bf16")
+    if settings.dtype not in known:
+        raise UserError(f"--dtype: expected one of {', '.join(known)} on {kind}, got {settings.dtype!r}")
+    return kind
+
+
 @contextlib.contextmanager
-def _numerics(dtype: str) -> Iterator[None]:
+def numerics(dtype: str) -> Iterator[None]:
     """fp32 means float32 products for both sides; tf32 lets both sides round them. cuDNN may search for its best."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     kept = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
@@ -123,7 +129,7 @@ def _numerics(dtype: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stream(device: str) -> Iterator[None]:
+def own_stream(device: str) -> Iterator[None]:
     """On a GPU: a stream of its own, which can be captured."""
     if torch.device(device).type != "cuda":
         yield

@@ -124,17 +124,25 @@ def prepare(
     return Rotation([_bind(run, case, variant, masters, dtype, device, seed) for _ in range(copies)])
 
 
-def _bind(
-    run: Callable[..., Tensor], case: Case, variant: Variant, masters: Sequence[Tensor], dtype: str, device: str,
-    seed: int,
-) -> Callable[[], list[Tensor]]:  # fmt: skip
+def place(case: Case, variant: Variant, masters: Sequence[Tensor], dtype: str, device: str) -> list[Tensor]:
+    """Copies of the case's tensors as the variant takes them: on the device, in its dtypes and its layout."""
     tensors = []
     for index, master in enumerate(masters):
         wide = index in case.wide or variant.autocast
         tensor = master.to(device, torch.float32 if wide else TORCH_DTYPES[dtype], copy=True)
         if tensor.dim() == 4 and variant.layout == CHANNELS_LAST:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
-        tensors.append(tensor.requires_grad_(index in case.wanted))
+        tensors.append(tensor)
+    return tensors
+
+
+def _bind(
+    run: Callable[..., Tensor], case: Case, variant: Variant, masters: Sequence[Tensor], dtype: str, device: str,
+    seed: int,
+) -> Callable[[], list[Tensor]]:  # fmt: skip
+    tensors = place(case, variant, masters, dtype, device)
+    for index in case.wanted:
+        tensors[index].requires_grad_()
     kind = TORCH_DTYPES[dtype]
 
     def casting() -> contextlib.AbstractContextManager:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genlab.cli import bench_ops
 from genlab.cli.console import make_console, make_table, progress_reporter
 from genlab.cli.devices import choose_device
 from genlab.errors import UserError
@@ -17,12 +18,27 @@ CONFIGS = {f"dcgan-{size}": size for size in (28, 32, 64, 128)}
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Measure against plain PyTorch.", rich_markup_mode="rich")
+    group = typer.Typer(help="Measure against plain PyTorch.", rich_markup_mode="rich", invoke_without_command=True)
+    group.command("op", epilog=bench_ops.OP_EXAMPLE)(bench_ops.op)
     group.command("step", epilog=EXAMPLE)(step)
+    group.command("tune", epilog=bench_ops.TUNE_EXAMPLE)(bench_ops.tune)
 
     @group.callback()
-    def bench() -> None:
+    def bench(
+        context: typer.Context,
+        refresh: Annotated[
+            bool, typer.Option("--tune", help="Refresh the table that auto reads; `genlab bench tune` has options.")
+        ] = False,
+    ) -> None:
         """Measure against plain PyTorch."""
+        if context.invoked_subcommand is None:
+            if refresh:
+                bench_ops.tune()
+            else:
+                raise UserError("bench: expected op, step or tune; see `genlab bench --help`")
+        elif refresh:
+            verb = context.invoked_subcommand
+            raise UserError(f"--tune: expected without a verb, got {verb}; use `genlab bench tune`")
 
     app.add_typer(group, name="bench")
 

@@ -3,7 +3,7 @@
 native      this project's kernels (genlab._C); never falls back, raises with the reasons
 torch       the calls a PyTorch user would write
 reference   the definition written out in plain torch, for checks
-auto        the row of `RULES` that fits device and dtype
+auto        what was measured to be quicker for calls of this class (measured.py), else the row of `RULES` that fits
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import shapes, tuning
+from genlab.ops import measured, shapes, tuning
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -135,8 +135,10 @@ def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
     device = input.device.type
     dtype = input.dtype if op in NOT_AUTOCAST else effective_dtype(input)
     if impl == "auto":
-        rule = _rule(op, device, dtype, input, shape)
-        impl = "torch" if rule is None else rule.choice
+        impl = _measured_choice(op, device, dtype, input, shape)
+        if impl is None:
+            rule = _rule(op, device, dtype, input, shape)
+            impl = "torch" if rule is None else rule.choice
     if impl == "native":
         _require_native(op, device, dtype)
     return impl
@@ -148,9 +150,18 @@ def _rule(op: str, device: str, dtype: torch.dtype, input: Tensor | None = None,
             continue
         if rule.fits is not None and not (shape and rule.fits(input, *shape)):
             continue
-        if rule.choice != "native" or (_extension.available(with_cuda=device == "cuda") and not _under_transform()):
+        if rule.choice != "native" or _native_may_be_picked(device):
             return rule
     return None
+
+
+def _measured_choice(op: str, device: str, dtype: torch.dtype, input: Tensor, shape: tuple) -> str | None:
+    choice = measured.choice_of(op, device, dtype, input, shape)
+    return None if choice == "native" and not _native_may_be_picked(device) else choice
+
+
+def _native_may_be_picked(device: str) -> bool:
+    return _extension.available(with_cuda=device == "cuda") and not _under_transform()
 
 
 def _under_transform() -> bool:
@@ -225,5 +236,15 @@ def describe() -> list[OpRow]:
             for some in () if missing else RULES:
                 if some.fits is not None and (some.op, some.device) == (op, device) and dtype in some.dtypes:
                     reason = f"{some.choice} at some shapes: {some.reason}; elsewhere {reason}"
+            reason += _measured_text(op, device, dtype)
             rows.append(OpRow(op, device, name, implementations, choice, reason, tuple(missing)))
     return rows
+
+
+def _measured_text(op: str, device: str, dtype: torch.dtype) -> str:
+    """What the table of measurements says before any rule, "" where it has nothing for this machine."""
+    entries = measured.entries_of(op, device, dtype)
+    if not entries:
+        return ""
+    native = sum(entry.choice == "native" for entry in entries)
+    return f"; measured: native at {native} of {len(entries)} shape classes ({entries[0].machine}, {entries[0].date})"
