@@ -291,7 +291,9 @@ def _describe_fault(section: type[Section], fault: Any) -> str:
     told = message.startswith("expected") or not fault["msg"].startswith("Input")
     expectation = message if told else f"expected {message}"
     given = "" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f", got {fault['input']!r}"
-    return f"{key}: {expectation}{given}" if key else f"{expectation}{given}"
+    expectation, separator, guess = expectation.partition("; did you mean")
+    line = f"{expectation}{given}{separator}{guess}"
+    return f"{key}: {line}" if key else line
 
 
 def _fields_at(section: type[Section], location: list[str]) -> list[str]:

@@ -68,7 +68,7 @@ def test_every_configuration_builds_its_networks(path):
         ("data.image_size=0", r"data\.image_size: expected 1 to 8192 pixels, got 0"),
         ("train.schedule.name=step", r"schedule 'step' expects milestones, got none"),
         ("train.schedule={name: step, milestones: [5, 3]}", r"milestones: expected strictly rising steps"),
-        ("gan.loss=hing", r"gan\.loss: expected one of .*; did you mean 'hinge'\?, got 'hing'"),
+        ("gan.loss=hing", r"gan\.loss: expected one of .*, got 'hing'; did you mean 'hinge'\?"),
         ("gan.ema.decay=1", r"gan\.ema\.decay: expected less than 1, got 1"),
         ("seed=-1", r"seed: expected greater than or equal to 0, got -1"),
         ("algorithm=dcgam", r"algorithm: expected one of .*dcgan.*, got 'dcgam'; did you mean 'dcgan'\?"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from genlab.config import RunConfig
     from genlab.trainers.base import Trainer
 
-WIDE = 130  # columns of a terminal that has room for more than losses and speed
 # Logged beside the losses, shown elsewhere on the line or not at all.
 _NOT_SHOWN = {"learning_rate", "images_per_second"}
 
@@ -52,14 +51,14 @@ class TrainingDisplay(Callback):
             self._print(line)
         if self.console.is_terminal:
             self._bars = make_bars(self.console)
-            self._task = self._bars.add_task("train", total=total_steps, completed=trainer.step, status="")
+            self._task = self._bars.add_task("train", total=total_steps, completed=trainer.step)
             self._bars.start()
 
     def on_step(self, step: int, metrics: dict[str, float] | None) -> None:
         if self._bars is not None:
-            narrow = self.console.width < WIDE
-            changes = {"status": describe_metrics(metrics, losses_only=narrow)} if metrics else {}
-            self._bars.update(self._task, completed=step, **changes)
+            if metrics:
+                self._bars.status = describe_metrics(metrics)
+            self._bars.update(self._task, completed=step)
         elif metrics:
             done, left = step - self._first_step, self._total - step
             eta = (time.monotonic() - self._started) / max(1, done) * left
@@ -77,7 +76,7 @@ class TrainingDisplay(Callback):
         if self._bars is None:
             return
         if what not in self._side_tasks:
-            self._side_tasks[what] = self._bars.add_task(what, total=total, status="")
+            self._side_tasks[what] = self._bars.add_task(what, total=total)
         self._bars.update(self._side_tasks[what], completed=done, total=total)
         if total is not None and done >= total:
             self._bars.remove_task(self._side_tasks.pop(what))
@@ -108,26 +107,35 @@ class TrainingDisplay(Callback):
 
 
 def make_bars(console: Console) -> Any:
+    """Bars with the time left, and under them a line `status` that a narrow terminal cuts before it cuts a bar."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
 
-    return Progress(
+    class TrainingBars(Progress):
+        status = ""
+
+        def get_renderables(self) -> Iterable[Any]:
+            yield self.make_tasks_table(self.tasks)
+            if self.status:
+                yield Text(self.status, no_wrap=True, overflow="ellipsis")
+
+    return TrainingBars(
         TextColumn("{task.description}"),
         TextColumn("{task.completed}/{task.total}"),
         BarColumn(bar_width=None),
         TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
         TextColumn("eta"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}", markup=False),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         console=console,
         expand=True,
     )
 
 
-def describe_metrics(metrics: dict[str, float], losses_only: bool = False) -> str:
+def describe_metrics(metrics: dict[str, float]) -> str:
     """Losses first, then the other numbers of the step, then the speed."""
     names = sorted((name for name in metrics if name not in _NOT_SHOWN), key=lambda name: not name.startswith("loss"))
-    names = [name for name in names if name.startswith("loss") or not losses_only]
     parts = [f"{name} {metrics[name]:.3f}" for name in names]
     if "images_per_second" in metrics:
         parts.append(f"{metrics['images_per_second']:,.0f} images/s")

@@ -14,6 +14,8 @@ from genlab.cli.devices import choose_device
 if TYPE_CHECKING:
     from genlab.trainers import TrainResult
 
+WIDE = 110  # columns that the scores take with their protocol beside them
+
 EXAMPLES = """\
 A first model: genlab train dcgan_digits
 
@@ -99,15 +101,12 @@ def print_result(result: TrainResult, report: Path | None) -> None:
     """Scores best and last, then where to look."""
     console = make_console()
     if result.last_scores:
-        rows = score_rows(result)
-        console.print(
-            make_table(
-                None,
-                ["score", "best", "at step", "last", "better", "protocol"],
-                rows,
-                right=["best", "at step", "last"],
-            )
-        )
+        columns, rows = ["score", "best", "at step", "last", "better", "protocol"], score_rows(result)
+        below = [] if console.width >= WIDE else [f"{row[0]}: {row.pop()}" for row in rows]
+        shown = columns if console.width >= WIDE else columns[:-1]
+        console.print(make_table(None, shown, rows, right=["best", "at step", "last"]))
+        for line in below:
+            console.print(line, markup=False, soft_wrap=True)
     places = [
         ("samples", result.samples),
         ("checkpoint", result.last_checkpoint),

@@ -57,3 +57,18 @@ def test_the_time_left_is_estimated_from_steps_without_evaluations(display):
     clock[0] = 905.0
     shown.on_step(5, {"loss_g": 1.0})
     assert [line.rsplit("eta ", 1)[1] for line in text.getvalue().splitlines() if "eta" in line] == ["6 s", "5 s"]
+
+
+def test_a_narrow_terminal_shows_bar_and_time_left_in_full():
+    text = io.StringIO()
+    console = Console(file=text, width=80, force_terminal=True, color_system=None)
+    bars = progress.make_bars(console)
+    bars.add_task("train", total=30_000, completed=15_000)
+    bars.add_task("train digits_cnn", total=375, completed=10)
+    metrics = {"loss_d": 1.25, "loss_g": 0.5, "fake_logit": -1.0, "images_per_second": 99}
+    bars.status = progress.describe_metrics(metrics)
+    console.print(bars.get_renderable())
+    lines = text.getvalue().splitlines()
+    assert "15000/30000" in lines[0] and "50%" in lines[0] and "eta -:--:--" in lines[0]
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in lines[0] and "train digits_cnn" in lines[1]
+    assert lines[2].rstrip() == "loss_d 1.250  loss_g 0.500  fake_logit -1.000  99 images/s"
