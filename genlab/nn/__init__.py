@@ -2,11 +2,12 @@
 
 from genlab.nn import init
 from genlab.nn.batch_norm import BatchNormAct2d, synchronize_batch_norm
-from genlab.nn.conv import Conv2d, ConvTranspose2d
+from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
 
 __all__ = [
     "BatchNormAct2d",
+    "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
     "InstanceNormAct2d",

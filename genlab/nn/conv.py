@@ -8,7 +8,41 @@ from typing import Any
 from torch import Tensor, nn
 
 from genlab.ops import activation as act
-from genlab.ops import conv2d, conv_transpose2d, implementation, shapes
+from genlab.ops import conv1d, conv2d, conv_transpose2d, implementation, shapes
+
+
+class Conv1d(nn.Conv1d):
+    """torch.nn.Conv1d, then an activation, as one op (`genlab.ops.conv1d`).
+
+    Args:
+        *args, **kwargs: torch.nn.Conv1d's; padding_mode is "zeros" or "reflect".
+        activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        negative_slope: slope of leaky_relu below zero.
+        impl: "auto", "native", "torch" or "reference".
+
+    Example:
+        >>> layer = Conv1d(1, 32, 25, stride=4, padding=12, activation="leaky_relu")
+        >>> layer(torch.randn(8, 1, 16000)).shape
+        torch.Size([8, 32, 4000])
+    """
+
+    def __init__(
+        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        _check_padding_mode("Conv1d", self.padding_mode)
+        _set_activation(self, "Conv1d", activation, negative_slope, impl)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C_in, L) or (C_in, L) to (N, C_out, L_out) or (C_out, L_out)."""
+        return conv1d(
+            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
+            padding_mode=self.padding_mode, activation=self.activation, negative_slope=self.negative_slope,
+            impl=self.impl,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
 
 
 class Conv2d(nn.Conv2d):
@@ -30,11 +64,7 @@ class Conv2d(nn.Conv2d):
         self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        if self.padding_mode not in shapes.PADDING_MODES:
-            raise ValueError(
-                f"Conv2d: expected padding_mode to be one of {', '.join(shapes.PADDING_MODES)}, got "
-                f"{self.padding_mode!r}; pad with torch.nn.functional.pad for others"
-            )
+        _check_padding_mode("Conv2d", self.padding_mode)
         _set_activation(self, "Conv2d", activation, negative_slope, impl)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -83,6 +113,14 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _activation_repr(self)
+
+
+def _check_padding_mode(name: str, padding_mode: str) -> None:
+    if padding_mode not in shapes.PADDING_MODES:
+        raise ValueError(
+            f"{name}: expected padding_mode to be one of {', '.join(shapes.PADDING_MODES)}, got {padding_mode!r}; "
+            "pad with torch.nn.functional.pad for others"
+        )
 
 
 def _set_activation(module: nn.Module, name: str, activation: str | None, negative_slope: float, impl: str) -> None:

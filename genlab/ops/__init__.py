@@ -2,6 +2,7 @@
 
 from genlab.ops.activation import ACTIVATIONS
 from genlab.ops.batch_norm_act import batch_norm_act
+from genlab.ops.conv1d import conv1d
 from genlab.ops.conv2d import conv2d
 from genlab.ops.conv_transpose2d import conv_transpose2d
 from genlab.ops.implementation import (
@@ -20,6 +21,7 @@ __all__ = [
     "IMPLEMENTATIONS",
     "OpRow",
     "batch_norm_act",
+    "conv1d",
     "conv2d",
     "conv_transpose2d",
     "default_impl",

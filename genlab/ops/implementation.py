@@ -27,6 +27,7 @@ CUDA_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Dtypes of the native kernels, by op and device.
 NATIVE = {
+    "conv1d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "conv2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "conv_transpose2d": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
@@ -63,6 +64,8 @@ _LAYER_NORM = "torch's layer_norm is one fused pass on the CPU already; the nati
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
+    Rule("conv1d", "cpu", "torch", _ONEDNN),
+    Rule("conv1d", "cuda", "torch", _CUDNN),
     Rule("conv2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
     Rule("conv2d", "cpu", "torch", _ONEDNN),
     Rule("conv2d", "cuda", "torch", _CUDNN),

@@ -11,6 +11,7 @@ from genlab import ops
 op_db = pytest.importorskip("torch.testing._internal.common_methods_invocations").op_db
 
 CASES = {
+    "nn.functional.conv1d": (F.conv1d, ops.conv1d),
     "nn.functional.conv2d": (F.conv2d, ops.conv2d),
     "nn.functional.conv_transpose2d": (F.conv_transpose2d, ops.conv_transpose2d),
 }
@@ -38,3 +39,15 @@ def test_torch_samples(name, dtype):
             torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
         count += 1
     assert count >= 5
+
+
+@pytest.mark.parametrize("impl", ["native", "auto"])
+@pytest.mark.parametrize("name", ["nn.functional.conv1d", "nn.functional.conv2d"])  # the others have no such inputs
+def test_torch_error_inputs_are_refused(name, impl):
+    info = next(op for op in op_db if op.name == name)
+    inputs = [error.sample_input for error in info.error_inputs("cpu")]
+    assert len(inputs) >= 5
+    for sample in inputs:
+        with pytest.raises((RuntimeError, ValueError, TypeError)) as caught:
+            CASES[name][1](sample.input, *sample.args, **sample.kwargs, impl=impl)
+        assert str(caught.value).startswith(f"{name.rsplit('.')[-1]}: ")
