@@ -13,6 +13,22 @@ GENLAB_INLINE int64_t over_blocks(int64_t columns, Body body) {
   return c;
 }
 
+// The same from the last column to the first, and the columns left over (`part` of them) before all others. The passes that
+// write walk through memory backwards, block by block: what the pass before them read last is still in the cache, and on
+// Zen 4 a walk in one direction is up to three times as quick as one that turns at every row.
+template <typename A, typename Body>
+GENLAB_INLINE void over_blocks_backwards(int64_t columns, Body body) {
+  const int64_t part = columns % kLanes<A>;
+  int64_t c = columns - part;
+  if (part != 0) body(c, std::integral_constant<int64_t, 1>{}, part);
+  for (; c % (kBlock * kLanes<A>) != 0; c -= kLanes<A>) {
+    body(c - kLanes<A>, std::integral_constant<int64_t, 1>{}, int64_t{0});
+  }
+  for (; c > 0; c -= kBlock * kLanes<A>) {
+    body(c - kBlock * kLanes<A>, std::integral_constant<int64_t, kBlock>{}, int64_t{0});
+  }
+}
+
 // -- moments -----------------------------------------------------------------------------------------------------------
 
 template <typename T, int64_t kVectors>
@@ -84,32 +100,38 @@ static void moments_plane(
 
 // -- normalise, add, activate ------------------------------------------------------------------------------------------
 
-template <typename T, typename Act>
-GENLAB_INLINE void apply_vector(
-    const T* x, const T* residual, T* y, int64_t part, Vector<Accumulate<T>> scale, Vector<Accumulate<T>> shift, Act act) {
-  Vector<Accumulate<T>> z = load_part(x, part) * scale + shift;
-  if (residual != nullptr) z += load_part(residual, part);
-  store_part(y, act.value(z), part);
+// A block of vectors. `step` is 1 where the factors are per column, 0 where one channel's serve all. Loads come before stores:
+// a load whose address agrees with that of a store under way in its low 12 bits waits for it.
+template <typename T, int64_t kVectors, typename Act>
+GENLAB_INLINE void apply_block(
+    const T* x, const T* residual, T* y, int64_t part, const Accumulate<T>* scale, const Accumulate<T>* shift, int64_t step,
+    Act act) {
+  using A = Accumulate<T>;
+  Vector<A> z[kVectors];
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kVectors; ++j) {
+    const int64_t at = j * kLanes<A>;
+    const Vector<A> factor = step ? load_part(scale + at, part) : splat(*scale);
+    const Vector<A> offset = step ? load_part(shift + at, part) : splat(*shift);
+    z[j] = load_part(x + at, part) * factor + offset;
+    if (residual != nullptr) z[j] += load_part(residual + at, part);
+    z[j] = act.value(z[j]);
+  }
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kVectors; ++j) store_part(y + j * kLanes<A>, z[j], part);
 }
 
 template <typename T>
 static void apply_rows(
     const T* x, const T* residual, T* y, int64_t rows, int64_t columns, int64_t stride,
     const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
-  using A = Accumulate<T>;
   with_activation(activation, [&](auto act) {
-    for (int64_t r = rows - 1; r >= 0; --r) {  // backwards: the end of the tile may still be in the cache
-      const T* in = x + r * stride;
-      const T* add = residual == nullptr ? nullptr : residual + r * stride;
-      T* out = y + r * stride;
-      int64_t c = 0;
-      for (; c + kLanes<A> <= columns; c += kLanes<A>) {
-        apply_vector(in + c, add ? add + c : nullptr, out + c, 0, load(f.scale + c), load(f.shift + c), act);
-      }
-      if (c == columns) continue;
-      const int64_t part = columns - c;
-      apply_vector(
-          in + c, add ? add + c : nullptr, out + c, part, load_some(f.scale + c, part), load_some(f.shift + c, part), act);
+    for (int64_t r = rows - 1; r >= 0; --r) {
+      over_blocks_backwards<Accumulate<T>>(columns, [&](int64_t c, auto vectors, int64_t part) GENLAB_LAMBDA_INLINE {
+        const int64_t at = r * stride + c;
+        apply_block<T, decltype(vectors)::value>(
+            x + at, residual ? residual + at : nullptr, y + at, part, f.scale + c, f.shift + c, 1, act);
+      });
     }
   });
 }
@@ -118,14 +140,11 @@ template <typename T>
 static void apply_plane(
     const T* x, const T* residual, T* y, int64_t count, const ChannelFactors<Accumulate<T>>& f,
     TileActivation activation) {
-  using A = Accumulate<T>;
-  const Vector<A> scale = splat(*f.scale), shift = splat(*f.shift);
   with_activation(activation, [&](auto act) {
-    int64_t i = 0;
-    for (; i + kLanes<A> <= count; i += kLanes<A>) {
-      apply_vector(x + i, residual ? residual + i : nullptr, y + i, 0, scale, shift, act);
-    }
-    if (i < count) apply_vector(x + i, residual ? residual + i : nullptr, y + i, count - i, scale, shift, act);
+    over_blocks_backwards<Accumulate<T>>(count, [&](int64_t at, auto vectors, int64_t part) GENLAB_LAMBDA_INLINE {
+      apply_block<T, decltype(vectors)::value>(
+          x + at, residual ? residual + at : nullptr, y + at, part, f.scale, f.shift, 0, act);
+    });
   });
 }
 
@@ -210,52 +229,43 @@ static void grad_sums_plane(
   *product = sum_lanes<A>((products[0] + products[1]) + (products[2] + products[3]));
 }
 
-template <typename T>
-struct VectorFactors {
-  Vector<Accumulate<T>> scale, shift, mean, slope, offset;
-  bool constant;  // slope and offset are not there: 0 * infinity must not enter
-};
-
-template <typename T>
-GENLAB_INLINE VectorFactors<T> factors_at(const ChannelFactors<Accumulate<T>>& f, int64_t c, int64_t part) {
-  VectorFactors<T> factors;
-  factors.scale = load_part(f.scale + c, part);
-  factors.shift = load_part(f.shift + c, part);
-  factors.constant = f.slope == nullptr;
-  if (factors.constant) return factors;
-  factors.mean = load_part(f.mean + c, part);
-  factors.slope = load_part(f.slope + c, part);
-  factors.offset = load_part(f.offset + c, part);
-  return factors;
-}
-
-template <typename T, typename Act>
-GENLAB_INLINE void grad_input_vector(
+// As apply_block.
+template <typename T, int64_t kVectors, typename Act>
+GENLAB_INLINE void grad_input_block(
     const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t at, int64_t part,
-    const VectorFactors<T>& f, Act act) {
-  const Vector<Accumulate<T>> value = load_part(x + at, part);
-  const Vector<Accumulate<T>> g =
-      gradient_of_z(dy + at, value, residual ? residual + at : nullptr, part, f.scale, f.shift, act);
-  if (grad_residual != nullptr) store_part(grad_residual + at, g, part);
-  Vector<Accumulate<T>> grad = g * f.scale;
-  if (!f.constant) grad -= (value - f.mean) * f.slope + f.offset;
-  store_part(dx + at, grad, part);
+    const ChannelFactors<Accumulate<T>>& f, int64_t column, int64_t step, Act act) {
+  using A = Accumulate<T>;
+  Vector<A> grad[kVectors], grad_z[kVectors];
+  const auto factor = [&](const A* values, int64_t j) GENLAB_LAMBDA_INLINE {
+    return step ? load_part(values + column + j * kLanes<A>, part) : splat(*values);
+  };
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kVectors; ++j) {
+    const int64_t here = at + j * kLanes<A>;
+    const Vector<A> value = load_part(x + here, part), scale = factor(f.scale, j);
+    grad_z[j] = gradient_of_z(
+        dy + here, value, residual ? residual + here : nullptr, part, scale, factor(f.shift, j), act);
+    grad[j] = grad_z[j] * scale;
+    // Constant statistics have no slope and offset: 0 * infinity must not enter.
+    if (f.slope != nullptr) grad[j] -= (value - factor(f.mean, j)) * factor(f.slope, j) + factor(f.offset, j);
+  }
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kVectors; ++j) store_part(dx + at + j * kLanes<A>, grad[j], part);
+  if (grad_residual == nullptr) return;
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < kVectors; ++j) store_part(grad_residual + at + j * kLanes<A>, grad_z[j], part);
 }
 
 template <typename T>
 static void grad_input_rows(
     const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t rows, int64_t columns, int64_t stride,
     const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
-  using A = Accumulate<T>;
   with_activation(activation, [&](auto act) {
     for (int64_t r = rows - 1; r >= 0; --r) {
-      int64_t c = 0;
-      for (; c + kLanes<A> <= columns; c += kLanes<A>) {
-        grad_input_vector(dy, x, residual, dx, grad_residual, r * stride + c, 0, factors_at<T>(f, c, 0), act);
-      }
-      if (c == columns) continue;
-      const int64_t part = columns - c;
-      grad_input_vector(dy, x, residual, dx, grad_residual, r * stride + c, part, factors_at<T>(f, c, part), act);
+      over_blocks_backwards<Accumulate<T>>(columns, [&](int64_t c, auto vectors, int64_t part) GENLAB_LAMBDA_INLINE {
+        grad_input_block<T, decltype(vectors)::value>(
+            dy, x, residual, dx, grad_residual, r * stride + c, part, f, c, 1, act);
+      });
     }
   });
 }
@@ -264,17 +274,10 @@ template <typename T>
 static void grad_input_plane(
     const T* dy, const T* x, const T* residual, T* dx, T* grad_residual, int64_t count,
     const ChannelFactors<Accumulate<T>>& f, TileActivation activation) {
-  using A = Accumulate<T>;
-  const bool constant = f.slope == nullptr;
-  const VectorFactors<T> factors = {
-      splat(*f.scale),          splat(*f.shift), splat(*f.mean), splat(constant ? A(0) : *f.slope),
-      splat(constant ? A(0) : *f.offset), constant};
   with_activation(activation, [&](auto act) {
-    int64_t i = 0;
-    for (; i + kLanes<A> <= count; i += kLanes<A>) {
-      grad_input_vector(dy, x, residual, dx, grad_residual, i, 0, factors, act);
-    }
-    if (i < count) grad_input_vector(dy, x, residual, dx, grad_residual, i, count - i, factors, act);
+    over_blocks_backwards<Accumulate<T>>(count, [&](int64_t at, auto vectors, int64_t part) GENLAB_LAMBDA_INLINE {
+      grad_input_block<T, decltype(vectors)::value>(dy, x, residual, dx, grad_residual, at, part, f, 0, 0, act);
+    });
   });
 }
 
