@@ -80,7 +80,6 @@ double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool
   genlab::launch_conv2d_backward_weight_direct(w, nullptr);
   worst = std::max(worst, difference(grad_weight, grad_weight_direct, weights));
   worst = std::max(worst, difference(grad_bias, grad_bias_direct, c_out));
-  if (reflect) return worst;
 
   genlab::Conv2dBackwardInputParams b{};
   b.geometry = g, b.grad_output = output_direct.data.get(), b.weight = weight.data.get();
