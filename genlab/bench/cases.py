@@ -17,11 +17,7 @@ from genlab import ops
 from genlab.errors import UserError
 
 Tensors = tuple[Tensor, ...]
-OPS = tuple(
-    name
-    for name in ("conv2d", "conv_transpose2d", "batch_norm_act", "instance_norm_act", "layer_norm_act")
-    if hasattr(ops, name)
-)
+OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "conv2d", "conv_transpose2d")
 SHAPES = ("quick", "full", "tiny")
 
 
@@ -232,8 +228,9 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
             guess = nearest(value, known)
             hint = f"; did you mean {guess!r}?" if guess else ""
             raise UserError(f"{what}: expected one of {', '.join(known)}, got {value!r}{hint}")
-    cases = [case for layer in layers(shapes) for case in _conv(layer)]
+    cases: list[Case] = []
     for op, label, sizes, activation in TINY_NORMS if shapes == "tiny" else NORMS:
         if shapes != "quick" or label in QUICK_NORMS:
             cases += _norm(op, label, sizes, activation)
+    cases += [case for layer in layers(shapes) for case in _conv(layer)]
     return [case for case in cases if not names or case.op in names]

@@ -51,6 +51,7 @@ class OpSettings:
         seconds: length of a visit.
         compiled: torch.compile takes part.
         threads: of torch; None leaves its own choice.
+        limit: seconds after which no further case is begun; None for none.
     """
 
     names: tuple[str, ...] = ()
@@ -61,6 +62,7 @@ class OpSettings:
     device: str = "cpu"
     compiled: bool = False
     threads: int | None = None
+    limit: float | None = None
     seed: int = 0
 
 
@@ -79,15 +81,18 @@ def run_op_bench(settings: OpSettings, progress: Callable[[int, int], None] | No
     cases = make_cases(list(settings.names), settings.shapes)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    load = ForeignLoad()
+    load, started, done = ForeignLoad(), time.monotonic(), 0
     before = gpu_state(kind)
     with numerics(settings.dtype), own_stream(settings.device), torch.no_grad():
         ceilings = _ceilings(settings)
         rows: list[dict[str, Any]] = []
-        for index, case in enumerate(cases):
+        for case in cases:
+            if settings.limit is not None and time.monotonic() - started > settings.limit:
+                break
             rows += measure_case(case, settings, load)
+            done += 1
             if progress is not None:
-                progress(index + 1, len(cases))
+                progress(done, len(cases))
         ceilings = better(ceilings, _ceilings(settings))
     for row in rows:
         add_roofline(row, ceilings)
@@ -102,6 +107,7 @@ def run_op_bench(settings: OpSettings, progress: Callable[[int, int], None] | No
         "ceilings": dataclasses.asdict(ceilings),
         "gpu_before": before,
         "gpu_after": gpu_state(kind),
+        "left_out": [f"{case.op} {case.direction} {case.label}" for case in cases[done:]],
         "rows": rows,
     }
 

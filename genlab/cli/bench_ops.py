@@ -32,6 +32,9 @@ def op(
     device: Device = "cpu",
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile take part (slow to start).")] = False,
     threads: Threads = None,
+    limit: Annotated[
+        float | None, typer.Option("--limit", help="Begin no case after so many seconds.", min=0.0)
+    ] = None,
     output: Annotated[Path | None, typer.Option("--json", help="File to write the result to.", metavar="PATH")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG to draw the ratios into.", metavar="PATH")] = None,
 ) -> None:
@@ -39,7 +42,7 @@ def op(
     from genlab import allocator
     from genlab.bench.op import run_op_bench
 
-    settings = _settings(names, dtype, shapes, rounds, seconds, device, threads, compiled)
+    settings = _settings(names, dtype, shapes, rounds, seconds, device, threads, compiled, limit)
     allocator.keep_freed_memory()  # one process: it helps both sides alike
     with progress_reporter() as progress:
         result = run_op_bench(settings, lambda done, total: progress("cases", done, total))
@@ -79,7 +82,7 @@ def tune(
     from genlab.bench.tune import tune as run
     from genlab.ops import measured
 
-    settings = _settings(names, dtype, shapes, rounds, seconds, device, threads, False)
+    settings = _settings(names, dtype, shapes, rounds, seconds, device, threads)
     file = table or measured.path()
     measured.read(file)  # a file that is no table is told before the work, not after it
     allocator.keep_freed_memory()
@@ -105,13 +108,13 @@ def _decision(outcome: Any, accept_noise: bool) -> str:
 
 def _settings(
     names: list[str] | None, dtype: str, shapes: str, rounds: int, seconds: float, device: str, threads: int | None,
-    compiled: bool,
+    compiled: bool = False, limit: float | None = None,
 ) -> Any:  # fmt: skip
     from genlab.bench.op import OpSettings
 
     return OpSettings(
         names=tuple(names or ()), dtype=dtype, shapes=shapes, rounds=rounds, seconds=seconds,
-        device=choose_device(device), compiled=compiled, threads=threads,
+        device=choose_device(device), compiled=compiled, threads=threads, limit=limit,
     )  # fmt: skip
 
 
@@ -142,6 +145,8 @@ def print_result(result: dict[str, Any]) -> None:
     noisy = sum(row["noisy"] for row in result["rows"])
     if noisy:
         lines.append(f"{noisy} of {len(rows)} rows are noisy (~): other processes used the machine")
+    if result["left_out"]:
+        lines.append(f"{len(result['left_out'])} cases were left out when the time was up")
     for line in lines:
         console.print(line, markup=False)
 

@@ -1,0 +1,154 @@
+"""Every op's CUDA kernels: the CPU's values, other streams, captured graphs with fresh inputs, and bits that repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from genlab import ops
+
+pytestmark = pytest.mark.cuda
+
+REPEATS = 50
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 4e-3}  # relative norm
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op on small tensors of odd sizes, and what it computes; `wide` tensors stay float32 in low precision."""
+
+    run: Callable[..., Tensor]
+    sizes: tuple[tuple[int, ...], ...]
+    wide: tuple[int, ...] = ()
+
+    def make(self, device: str, dtype: torch.dtype = torch.float32, seed: int = 3) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        values = [torch.randn(size, generator=generator, dtype=torch.float64) for size in self.sizes]
+        low = dtype in (torch.bfloat16, torch.float16)
+        kinds = [torch.float32 if low and i in self.wide else dtype for i in range(len(values))]
+        return [v.to(kind).to(device).requires_grad_() for v, kind in zip(values, kinds, strict=True)]
+
+    def results(self, tensors: list[Tensor], impl: str = "native") -> list[Tensor]:
+        """[output, gradient of each tensor]."""
+        output = self.run(*tensors, impl=impl)
+        return [output.detach(), *torch.autograd.grad(output, tensors, torch.cos(output.detach()))]
+
+
+def batch_norm(input: Tensor, weight: Tensor, bias: Tensor, *, impl: str) -> Tensor:
+    return ops.batch_norm_act(input, None, None, weight, bias, True, activation="leaky_relu", impl=impl)
+
+
+def instance_norm(input: Tensor, weight: Tensor, bias: Tensor, *, impl: str) -> Tensor:
+    return ops.instance_norm_act(input, None, None, weight, bias, activation="relu", impl=impl)
+
+
+def layer_norm(input: Tensor, weight: Tensor, bias: Tensor, *, impl: str) -> Tensor:
+    return ops.layer_norm_act(input, weight.shape, weight, bias, activation="tanh", impl=impl)
+
+
+def conv(op: Callable[..., Tensor], **arguments: object) -> Callable[..., Tensor]:
+    return lambda input, weight, bias, *, impl: op(input, weight, bias, **arguments, impl=impl)
+
+
+CALLS = {
+    "conv1d": Call(conv(ops.conv1d, padding=1, activation="relu"), ((3, 5, 19), (7, 5, 3), (7,))),
+    "conv2d_4x4_stride_2": Call(
+        conv(ops.conv2d, stride=2, padding=1, activation="leaky_relu"), ((3, 8, 18, 14), (24, 8, 4, 4), (24,))
+    ),
+    "conv2d_3x3_reflect": Call(
+        conv(ops.conv2d, padding=1, padding_mode="reflect"), ((2, 16, 9, 11), (40, 16, 3, 3), (40,))
+    ),
+    "conv2d_1_channel": Call(
+        conv(ops.conv2d, stride=2, padding=1, activation="tanh"), ((3, 1, 13, 13), (5, 1, 4, 4), (5,))
+    ),
+    "conv2d_groups_dilation": Call(conv(ops.conv2d, groups=3, dilation=2), ((2, 6, 11, 9), (9, 2, 3, 3), (9,))),
+    "conv_transpose2d_4x4_stride_2": Call(
+        conv(ops.conv_transpose2d, stride=2, padding=1, activation="relu"), ((3, 24, 5, 7), (24, 16, 4, 4), (16,))
+    ),
+    "conv_transpose2d_1x1_to_4x4": Call(conv(ops.conv_transpose2d), ((5, 20, 1, 1), (20, 33, 4, 4), (33,))),
+    "batch_norm_act": Call(batch_norm, ((4, 13, 7, 5), (13,), (13,)), (1, 2)),
+    "instance_norm_act": Call(instance_norm, ((2, 13, 9, 7), (13,), (13,)), (1, 2)),
+    "layer_norm_act": Call(layer_norm, ((3, 5, 77), (77,), (77,)), (1, 2)),
+}
+
+
+@pytest.fixture(params=CALLS)
+def call(request: pytest.FixtureRequest) -> Call:
+    return CALLS[request.param]
+
+
+def assert_near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for index, (a, e) in enumerate(zip(found, expected, strict=True)):
+        a, e = a.cpu().double(), e.cpu().double()
+        error = torch.linalg.vector_norm(a - e) / torch.linalg.vector_norm(e)
+        assert error <= tolerance, f"result {index}: relative error {error:.2g} > {tolerance}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_agrees_with_the_cpu(call: Call, dtype: torch.dtype) -> None:
+    on_gpu = call.make("cuda", dtype)
+    exact = [t.detach().cpu().double().requires_grad_() for t in on_gpu]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = call.results(on_gpu)
+    # The gradient starts from the output, so the low precision one is handed to both.
+    output = call.run(*exact, impl="reference")
+    gradients = torch.autograd.grad(output, exact, torch.cos(found[0]).cpu().double())
+    assert_near(found, [output.detach(), *gradients], TOLERANCE[dtype])
+
+
+def test_runs_on_the_current_stream(call: Call) -> None:
+    expected = call.results(call.make("cuda"))
+    stream = torch.cuda.Stream()
+    tensors = call.make("cuda")
+    holder = [torch.empty_like(t) for t in tensors]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)  # whoever launches elsewhere reads the holders before they are filled
+        leaves = [h.copy_(t.detach()).requires_grad_() for h, t in zip(holder, tensors, strict=True)]
+        found = call.results(leaves)
+    stream.synchronize()
+    assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
+
+
+def test_a_captured_graph_computes_with_fresh_inputs(call: Call) -> None:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        tensors = call.make("cuda")
+        call.results(tensors)  # warm up: allocations and the first loads of kernels are no part of a graph
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            captured = call.results(tensors)
+        for seed in (11, 12):
+            fresh = call.make("cuda", seed=seed)
+            with torch.no_grad():
+                for tensor, new in zip(tensors, fresh, strict=True):
+                    tensor.copy_(new)
+            graph.replay()
+            expected = call.results(fresh)
+            stream.synchronize()
+            assert all(torch.equal(a, e) for a, e in zip(captured, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_repeats_bit_for_bit(call: Call, dtype: torch.dtype) -> None:
+    tensors = call.make("cuda", dtype)
+    first = call.results(tensors)
+    for _ in range(REPEATS - 1):
+        again = call.results(tensors)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_channels_last_gives_what_contiguous_gives(call: Call) -> None:
+    tensors = call.make("cuda")
+    if tensors[0].dim() != 4:
+        pytest.skip("no images, no such layout")
+    leaves = [
+        t.detach().contiguous(memory_format=torch.channels_last).requires_grad_() if t.dim() == 4 else t
+        for t in tensors
+    ]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        assert_near(call.results(leaves), call.results(tensors), 1e-5)
