@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,8 +75,10 @@ def train(
         )
     except Interrupted as stop:
         if is_main_process():
-            print(f"stopped after {stop.checkpoint.stem.replace('_', ' ')}; go on with: genlab train {config} "
-                  f"--resume {stop.checkpoint}", file=sys.stderr)  # fmt: skip
+            # The run's own configuration holds the overrides of this command line too.
+            own = shlex.join([str(stop.checkpoint.parent.parent / "config.yaml"), "--resume", str(stop.checkpoint)])
+            done = stop.checkpoint.stem.replace("_", " ")
+            print(f"stopped after {done}; go on with: genlab train {own}", file=sys.stderr)
         raise typer.Exit(128 + stop.signum) from None
     if is_main_process():
         print_result(result, display.report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -27,7 +28,9 @@ def wait_for(path: Path, process: subprocess.Popen, pattern: str) -> None:
 
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_ends_training_after_a_checkpoint(start_genlab, genlab, tmp_path: Path, signum: int, code: int) -> None:
+def test_signal_ends_training_after_a_checkpoint(
+    start_genlab, genlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
+) -> None:
     process = start_genlab(*ENDLESS)
     wait_for(tmp_path / "run" / "log.jsonl", process, '"step": 2')
     process.send_signal(signum)
@@ -39,10 +42,10 @@ def test_signal_ends_training_after_a_checkpoint(start_genlab, genlab, tmp_path:
     assert lines[0].endswith(f"--resume run/checkpoints/{newest.name}")
     step = int(newest.stem.removeprefix("step_"))
     assert (tmp_path / "run" / "report.html").is_file()
-    resumed = genlab(
-        "train", "dcgan_tiny", f"train.steps={step + 1}", "evaluate.metrics=[]", "--device", "cpu",
-        "--resume", "auto", "--run-dir", tmp_path / "run",
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(lines[0].partition("go on with: genlab ")[2])
+    assert words[:2] == ["train", "run/config.yaml"], "the run's own settings, overrides included"
+    resumed = genlab(*words, f"train.steps={step + 1}", "--device", "cpu")
     assert resumed.code == 0, resumed.err
     assert (tmp_path / "run" / "checkpoints" / f"step_{step + 1:08d}.safetensors").is_file()
 
