@@ -29,12 +29,12 @@ SANITIZE = ("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefi
 CANARY_BYTES = 4096
 
 
-def compiler() -> str:
-    """The C++ compiler ($CXX, else g++); skips the test where there is none."""
-    found = shutil.which(os.environ.get("CXX", "g++"))
-    if found is None:
+def compiler() -> list[str]:
+    """The C++ compiler ($CXX, which may hold arguments, else g++); skips the test where there is none."""
+    command = os.environ.get("CXX", "g++").split()
+    if shutil.which(command[0]) is None:
         pytest.skip("no C++ compiler: set CXX or install g++")
-    return found
+    return command
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def build(
     beside = [str(path) for path in beside or []]
     kind = () if program else ("-shared",)
     digest = hashlib.sha256()
-    for part in (text, repr(sorted((extra or {}).items())), repr((flags, beside, kind)), cxx):
+    for part in (text, repr(sorted((extra or {}).items())), repr((flags, beside, kind, cxx))):
         digest.update(part.encode() + b"\0")
     digest.update(_included_bytes())
     folder = Path(tempfile.gettempdir()) / f"genlab-emulation-{os.getuid()}"
@@ -84,7 +84,7 @@ def build(
                     path.write_text(header)
                 output = Path(work) / "library.so"
                 includes = [f"-I{work}/extra", f"-I{CSRC}"]
-                command = [cxx, *FLAGS, *kind, *flags, *includes, "-x", "c++", str(main), *beside, "-o", str(output)]
+                command = [*cxx, *FLAGS, *kind, *flags, *includes, "-x", "c++", str(main), *beside, "-o", str(output)]
                 result = subprocess.run(command, capture_output=True, text=True)
                 if result.returncode != 0:
                     raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr[-4000:]}")

@@ -225,7 +225,8 @@ def far_images(library: Library) -> str:
 
 
 def test_offsets_above_two_to_the_31_are_right() -> None:
-    found = apart(lambda: far_images(Library(build(LIBRARY))))
+    library = Library(build(LIBRARY))
+    found = apart(lambda: far_images(library))
     if found.startswith("no address space"):
         pytest.skip(found)
     assert found == ""
