@@ -62,7 +62,7 @@ def batch_norm_act(
     """
     _check(input, running_mean, running_var, weight, bias, training, residual, eps)
     act.check("batch_norm_act", activation, negative_slope)
-    chosen = implementation.choose("batch_norm_act", impl, input)
+    chosen = implementation.choose("batch_norm_act", impl, input, activation)
     group = process_group if training and process_group is not None and process_group.size() > 1 else None
     if input.numel() == 0:
         chosen = "torch"  # nothing to normalise: an empty tensor, running statistics as they are

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import measured, shapes, tuning
+from genlab.ops import measured, norm_tuning, shapes, tuning
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -57,7 +57,8 @@ class Rule:
 
 _ONEDNN = "oneDNN runs plain convolution at 93-97 % of the CPU's peak (fp32, AMD Zen 4, 2 cores): nothing left to win"
 _CUDNN = "the native CUDA kernel is the direct one, an oracle for checks; cuDNN is quicker"
-_NORM = "normalisation, residual and activation in two passes over memory instead of torch's three and more"
+_NORM = "normalisation, residual and activation in two passes over memory: 1.2-5.9x of torch (Zen 4, one thread)"
+_NORM_SHAPES = "gelu, channels_last memory without whole vectors of channels, or few positions a channel"
 _NORM_TORCH = "torch's normalisation with the residual and the activation written over its output"
 _NORM_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's normalisation, then the activation in place"
 _LAYER_NORM = "torch's layer_norm is one fused pass on the CPU already; the native one has not been timed to win"
@@ -72,9 +73,11 @@ RULES = (
     Rule("conv_transpose2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
+    Rule("batch_norm_act", "cpu", "torch", _NORM_SHAPES, _NORM_DTYPES, norm_tuning.torch_wins),
     Rule("batch_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),
     Rule("batch_norm_act", "cpu", "torch", _NORM_TORCH),
     Rule("batch_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("instance_norm_act", "cpu", "torch", _NORM_SHAPES, _NORM_DTYPES, norm_tuning.torch_wins),
     Rule("instance_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),
     Rule("instance_norm_act", "cpu", "torch", _NORM_TORCH),
     Rule("instance_norm_act", "cuda", "torch", _NORM_CUDA),

@@ -63,7 +63,7 @@ def instance_norm_act(
     """
     _check(input, running_mean, running_var, weight, bias, use_input_stats, eps, residual)
     act.check(OP, activation, negative_slope)
-    chosen = implementation.choose(OP, impl, input)
+    chosen = implementation.choose(OP, impl, input, activation)
     if input.numel() == 0:
         chosen = "reference"  # nothing to normalise: every implementation gives the empty tensor
     if chosen == "native":

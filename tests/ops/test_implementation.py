@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genlab import _extension, ops
-from genlab.ops import implementation
+from genlab.ops import implementation, norm_tuning
 
 
 @pytest.fixture
@@ -101,3 +101,14 @@ def test_meta_tensors_give_shapes_without_data():
     output = ops.conv2d(torch.empty(2, 3, 8, 8, device="meta"), torch.empty(4, 3, 3, 3, device="meta"), impl="native")
     assert output.device.type == "meta"
     assert output.shape == (2, 4, 6, 6)
+
+
+def test_auto_leaves_normalisations_to_torch_in_the_classes_where_it_is_quicker():
+    def wins(*sizes, activation="relu", layout=torch.contiguous_format):
+        return norm_tuning.torch_wins(torch.empty(sizes).contiguous(memory_format=layout), activation)
+
+    assert not wins(2, 64, 8, 8) and not wins(2, 64, 8, 8, layout=torch.channels_last)
+    assert wins(2, 64, 8, 8, activation="gelu")
+    assert wins(2, 100, 8, 8, layout=torch.channels_last) and not wins(2, 100, 8, 8)
+    assert wins(2, 64, 7, 7) and not wins(2, 64, 7, 7, layout=torch.channels_last)
+    assert wins(64, 3) and not wins(64, 32)
