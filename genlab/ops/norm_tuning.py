@@ -1,8 +1,8 @@
 """Shape classes in which `impl="auto"` leaves a normalisation on the CPU to torch, with what was measured there.
 
 Ratios are torch's time over the native one, forward and backward, on AMD Zen 4 with AVX-512, torch 2.14, processor time
-of one thread on a machine that other work shared. Where none of the rules below holds: 1.2-5.9 with relu, leaky_relu or no
-activation; with tanh, sigmoid and silu 1.6-3.9 forward and 0.8-1.05 backward, 1.1 and more in their sum.
+of one thread on a machine that other work shared. Where none of the rules below holds: 1.2-5.9 with relu, leaky_relu or
+no activation; with tanh, sigmoid and silu 1.6-3.9 forward and 0.8-1.05 backward, 1.1 and more in their sum.
 """
 
 from __future__ import annotations
