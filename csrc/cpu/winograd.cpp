@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <vector>
 
 #include "cpu/scratch.h"
 #include "cpu/winograd_plan.h"
@@ -16,6 +17,7 @@ using winograd::Convolution;
 using winograd::GradWeight;
 using winograd::Image;
 using winograd::Phase;
+using winograd::Piece;
 using winograd::Target;
 
 constexpr int64_t kChannelStep = 16;  // channels come in whole vectors
@@ -68,6 +70,7 @@ void backward_input_phases(
   const Conv2dGeometry& g = p.geometry;
   const int taps = taps_of(g);
   const auto grad_output = image_of<const float>(p.grad_output, p.grad_output_stride, g.n, g.c_out, g.h_out, g.w_out);
+  std::vector<Piece> pieces;
   for (int64_t row = 0; row < std::min(g.stride_h, grad_input.h); ++row) {
     for (int64_t column = 0; column < std::min(g.stride_w, grad_input.w); ++column) {
       const AxisPhase h = backward_phase(row, g.stride_h, padding_h, taps);
@@ -80,9 +83,10 @@ void backward_input_phases(
       const int64_t columns = (grad_input.w - column + g.stride_w - 1) / g.stride_w;
       const Target target{grad_input, row, column, g.stride_h, rows, columns,
                           static_cast<const float*>(p.bias), p.activation, static_cast<float>(p.negative_slope)};
-      engine()->convolve(taps, c, target, parallel_for);
+      pieces.push_back(Piece{c, target});
     }
   }
+  engine()->convolve(taps, pieces, parallel_for);
 }
 
 // Each element of the input collects its mirror images from the gradient of the padded input.
@@ -157,7 +161,7 @@ void winograd_forward(const Conv2dForwardParams& p, const ParallelFor& parallel_
               p.weight_stride[3]};
   const Target target{image_of<float>(p.output, p.output_stride, g.n, g.c_out, g.h_out, g.w_out), 0, 0, 1, g.h_out,
                       g.w_out, static_cast<const float*>(p.bias), p.activation, static_cast<float>(p.negative_slope)};
-  engine()->convolve(taps_of(g), c, target, parallel_for);
+  engine()->convolve(taps_of(g), {Piece{c, target}}, parallel_for);
 }
 
 void winograd_backward_input(const Conv2dBackwardInputParams& p, const ParallelFor& parallel_for) {

@@ -31,9 +31,10 @@ namespace avx512 {
 
 const Engine& engine_avx512() {
   static const Engine engine{
-      [](int taps, const Convolution& convolution, const Target& target, const ParallelFor& parallel_for) {
-        taps == 2 ? avx512::convolve<2>(convolution, target, parallel_for)
-                  : avx512::convolve<3>(convolution, target, parallel_for);
+      [](int taps, const std::vector<Piece>& pieces, const ParallelFor& parallel_for) {
+        const auto count = static_cast<int64_t>(pieces.size());
+        taps == 2 ? avx512::convolve<2>(pieces.data(), count, parallel_for)
+                  : avx512::convolve<3>(pieces.data(), count, parallel_for);
       },
       [](int taps, const Convolution& convolution, const ConstImage& grad_output, const GradWeight& grad_weight,
          const ParallelFor& parallel_for) {

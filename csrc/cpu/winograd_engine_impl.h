@@ -6,7 +6,8 @@
 constexpr int64_t kTilesAtOnce = 42;         // tiles of one block: three register blocks
 constexpr int64_t kManyTiles = 256;          // from here on every thread gets blocks enough of its own
 constexpr int64_t kSharedFloats = 4 << 20;   // up to 16 MiB of transformed samples, and of weights, are held for all threads
-constexpr int64_t kGradientTiles = 128;      // tiles summed in registers before the weight gradient is updated
+constexpr int64_t kGradientTiles = 512;      // tiles summed in registers before the weight gradient is updated
+constexpr int64_t kMaxPieces = 4;
 
 inline Scratch& shared_scratch() {
   static thread_local Scratch scratch;
@@ -80,74 +81,129 @@ struct Job {
   }
 };
 
+// The items of up to kMaxPieces pieces as one parallel loop: body(piece, item) for item < count(piece).
+template <typename Count, typename Body>
+void for_items(int64_t pieces, const Count& count, const ParallelFor& parallel_for, const Body& body) {
+  int64_t firsts[kMaxPieces + 1] = {};
+  for (int64_t i = 0; i < pieces; ++i) firsts[i + 1] = firsts[i] + count(i);
+  parallel_for(firsts[pieces], [&](int64_t begin, int64_t end) {
+    int64_t piece = 0;
+    for (int64_t index = begin; index < end; ++index) {
+      while (index >= firsts[piece + 1]) ++piece;
+      body(piece, index - firsts[piece]);
+    }
+  });
+}
+
+// Pieces with their jobs and places in the memory that threads share; a null place is one that is not used.
+template <int kTaps>
+struct Work {
+  const Piece* pieces;
+  int64_t count;
+  float* zeros;
+  float* samples[kMaxPieces];
+  float* weights[kMaxPieces];
+
+  Job<kTaps> job(int64_t piece) const {
+    Job<kTaps> made(pieces[piece].convolution, pieces[piece].target);
+    made.zeros = zeros;
+    return made;
+  }
+};
+
 // Many tiles: each thread takes groups of its own through all stages.
 template <int kTaps>
-void convolve_by_tiles(const Job<kTaps>& job, const float* weights, const ParallelFor& parallel_for) {
+void convolve_by_tiles(const Work<kTaps>& work, const ParallelFor& parallel_for) {
   constexpr int64_t kProducts = Job<kTaps>::kCount * kTilesAtOnce * kBlock;
-  const int64_t tiles = job.grid.tiles(), point = job.point_stride(kTilesAtOnce);
-  const int64_t groups = tile_groups(tiles);
-  parallel_for(groups, [&](int64_t begin, int64_t end) {
-    float* const products = own_scratch().reserve(kProducts + Job<kTaps>::kCount * point);
-    float* const samples = products + kProducts;
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t first = tiles * group / groups, count = tiles * (group + 1) / groups - first;
-      job.transform_samples(first, 0, count, samples, point);
-      for (int64_t block = 0; block < job.blocks; ++block) {
-        job.multiply_and_store(first, count, block, samples, point, weights + block * job.weight_floats, products);
-      }
-    }
-  });
+  for_items(
+      work.count, [&](int64_t piece) { return tile_groups(work.job(piece).grid.tiles()); }, parallel_for,
+      [&](int64_t piece, int64_t group) {
+        const Job<kTaps> job = work.job(piece);
+        const int64_t tiles = job.grid.tiles(), groups = tile_groups(tiles), point = job.point_stride(kTilesAtOnce);
+        float* const products = own_scratch().reserve(kProducts + Job<kTaps>::kCount * point);
+        float* const samples = products + kProducts;
+        const int64_t first = tiles * group / groups, count = tiles * (group + 1) / groups - first;
+        job.transform_samples(first, 0, count, samples, point);
+        for (int64_t block = 0; block < job.blocks; ++block) {
+          job.multiply_and_store(
+              first, count, block, samples, point, work.weights[piece] + block * job.weight_floats, products);
+        }
+      });
 }
 
-// Few tiles: the threads transform all samples together, then each takes blocks of channels. weights: null where they are
-// so large that each block's are better made just before their use.
+// Few tiles: the threads transform all samples together, then each takes blocks of channels. Without a place for all
+// weights, they are so large that each block's are better made just before their use.
 template <int kTaps>
-void convolve_by_channels(
-    const Job<kTaps>& job, float* samples, const float* weights, const ParallelFor& parallel_for) {
+void convolve_by_channels(const Work<kTaps>& work, const ParallelFor& parallel_for) {
   constexpr int64_t kProducts = Job<kTaps>::kCount * kTilesAtOnce * kBlock;
-  const int64_t tiles = job.grid.tiles(), point = job.point_stride(tiles);
-  parallel_for(tiles, [&](int64_t begin, int64_t end) { job.transform_samples(0, begin, end, samples, point); });
-  const int64_t chunks = ceil_divide(tiles, kTilesAtOnce);
-  const int64_t pieces = weights != nullptr ? chunks : 1;
-  parallel_for(job.blocks * pieces, [&](int64_t begin, int64_t end) {
-    float* const products = own_scratch().reserve(kProducts + (weights != nullptr ? 0 : job.weight_floats));
-    float* const own_weights = products + kProducts;
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t block = item / pieces;
-      if (weights == nullptr) job.transform_weights(block, own_weights);
-      const float* right = weights != nullptr ? weights + block * job.weight_floats : own_weights;
-      for (int64_t chunk = item % pieces; chunk < chunks; chunk += pieces) {
-        const int64_t first = tiles * chunk / chunks, count = tiles * (chunk + 1) / chunks - first;
-        job.multiply_and_store(first, count, block, samples + first * job.row, point, right, products);
-      }
-    }
-  });
+  const auto parts_of = [&](int64_t piece) {  // of a block: each part needs the block's weights
+    return work.weights[piece] != nullptr ? ceil_divide(work.job(piece).grid.tiles(), kTilesAtOnce) : 1;
+  };
+  for_items(
+      work.count, [&](int64_t piece) { return work.job(piece).grid.tiles(); }, parallel_for,
+      [&](int64_t piece, int64_t tile) {
+        const Job<kTaps> job = work.job(piece);
+        job.transform_samples(0, tile, tile + 1, work.samples[piece], job.point_stride(job.grid.tiles()));
+      });
+  for_items(
+      work.count, [&](int64_t piece) { return work.job(piece).blocks * parts_of(piece); }, parallel_for,
+      [&](int64_t piece, int64_t item) {
+        const Job<kTaps> job = work.job(piece);
+        const int64_t tiles = job.grid.tiles(), point = job.point_stride(tiles);
+        const int64_t parts = parts_of(piece), block = item / parts, chunks = ceil_divide(tiles, kTilesAtOnce);
+        const bool stored = work.weights[piece] != nullptr;
+        float* const products = own_scratch().reserve(kProducts + (stored ? 0 : job.weight_floats));
+        float* const weights = stored ? work.weights[piece] + block * job.weight_floats : products + kProducts;
+        if (!stored) job.transform_weights(block, weights);
+        for (int64_t chunk = item % parts; chunk < chunks; chunk += parts) {
+          const int64_t first = tiles * chunk / chunks, count = tiles * (chunk + 1) / chunks - first;
+          job.multiply_and_store(
+              first, count, block, work.samples[piece] + first * job.row, point, weights, products);
+        }
+      });
 }
 
+// Pieces of about the same size: the phases of one result.
 template <int kTaps>
-void convolve(const Convolution& convolution, const Target& target, const ParallelFor& parallel_for) {
-  Job<kTaps> job(convolution, target);
-  const int64_t tiles = job.grid.tiles(), channels = convolution.source.channels;
-  const int64_t sample_floats = Job<kTaps>::kCount * job.point_stride(tiles);
-  const int64_t all_weights = job.blocks * job.weight_floats;
-  const bool few_tiles = tiles < kManyTiles && sample_floats <= kSharedFloats;
-  const bool store_weights = !few_tiles || all_weights <= kSharedFloats;
-  float* const zeros = shared_scratch().reserve(
-      channels + (few_tiles ? sample_floats : 0) + (store_weights ? all_weights : 0));
-  float* const samples = zeros + channels;
-  float* const weights = few_tiles ? samples + sample_floats : samples;
-  std::fill(zeros, zeros + channels, 0.0f);
-  job.zeros = zeros;
+void convolve(const Piece* pieces, int64_t count, const ParallelFor& parallel_for) {
+  Work<kTaps> work{pieces, count, nullptr, {}, {}};
+  int64_t sample_floats = 0, weight_floats = 0;
+  bool few_tiles = true;
+  for (int64_t i = 0; i < count; ++i) {
+    const Job<kTaps> job = work.job(i);
+    sample_floats += Job<kTaps>::kCount * job.point_stride(job.grid.tiles());
+    weight_floats += job.blocks * job.weight_floats;
+    few_tiles = few_tiles && job.grid.tiles() < kManyTiles;
+  }
+  few_tiles = few_tiles && sample_floats <= kSharedFloats;
+  const bool store_weights = !few_tiles || weight_floats <= kSharedFloats;
+  if (count > 1 && !few_tiles && weight_floats > kSharedFloats) {  // one after the other holds less at once
+    for (int64_t i = 0; i < count; ++i) convolve<kTaps>(pieces + i, 1, parallel_for);
+    return;
+  }
+  const int64_t channels = pieces[0].convolution.source.channels;
+  float* next = shared_scratch().reserve(
+      channels + (few_tiles ? sample_floats : 0) + (store_weights ? weight_floats : 0));
+  const auto take = [&](int64_t floats) {
+    float* const taken = next;
+    next += floats;
+    return taken;
+  };
+  work.zeros = take(channels);
+  std::fill(work.zeros, work.zeros + channels, 0.0f);
+  for (int64_t i = 0; i < count; ++i) {
+    const Job<kTaps> job = work.job(i);
+    if (few_tiles) work.samples[i] = take(Job<kTaps>::kCount * job.point_stride(job.grid.tiles()));
+    if (store_weights) work.weights[i] = take(job.blocks * job.weight_floats);
+  }
   if (store_weights) {
-    parallel_for(job.blocks, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) job.transform_weights(block, weights + block * job.weight_floats);
-    });
+    for_items(
+        count, [&](int64_t piece) { return work.job(piece).blocks; }, parallel_for, [&](int64_t piece, int64_t block) {
+          const Job<kTaps> job = work.job(piece);
+          job.transform_weights(block, work.weights[piece] + block * job.weight_floats);
+        });
   }
-  if (few_tiles) {
-    convolve_by_channels(job, samples, store_weights ? weights : nullptr, parallel_for);
-  } else {
-    convolve_by_tiles(job, weights, parallel_for);
-  }
+  few_tiles ? convolve_by_channels(work, parallel_for) : convolve_by_tiles(work, parallel_for);
 }
 
 // -- weight gradient -----------------------------------------------------------------------------------------------------
@@ -162,7 +218,9 @@ void correlate(
   const int64_t channels = convolution.source.channels, out_channels = grad_output.channels;
   const int64_t columns = static_cast<int64_t>(convolution.phases.size()) * channels;
   const int64_t blocks = ceil_divide(columns, kBlock), out_blocks = ceil_divide(out_channels, kBlock);
-  const int64_t group = ceil_divide(tiles, ceil_divide(tiles, kGradientTiles));
+  const int64_t fitting = kSharedFloats / (kCount * (blocks + out_blocks) * kBlock);
+  const int64_t most = std::max<int64_t>(64, std::min(kGradientTiles, fitting));
+  const int64_t group = ceil_divide(tiles, ceil_divide(tiles, most));
   const int64_t panel = group * kBlock;
   const int64_t point = blocks * panel + kLanes, out_point = out_blocks * panel + kLanes;
   const int64_t zero_count = std::max(channels, out_channels);

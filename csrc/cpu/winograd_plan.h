@@ -56,6 +56,12 @@ struct Target {
   float negative_slope;
 };
 
+// One convolution with its target. A transposed convolution is up to four pieces that write disjoint pixels.
+struct Piece {
+  Convolution convolution;
+  Target target;
+};
+
 struct GradWeight {
   float* data;  // input channels next to each other
   int64_t stride_out, stride_row, stride_column;
@@ -63,7 +69,7 @@ struct GradWeight {
 
 // The engine's two products for one instruction set.
 struct Engine {
-  void (*convolve)(int taps, const Convolution&, const Target&, const ParallelFor&);
+  void (*convolve)(int taps, const std::vector<Piece>&, const ParallelFor&);
   // The gradient of the weight; convolution.weight is not read. grad_output: where `Target` would be, with step 1.
   void (*correlate)(int taps, const Convolution&, const ConstImage& grad_output, const GradWeight&, const ParallelFor&);
 };
