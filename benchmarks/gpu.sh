@@ -5,7 +5,7 @@
 #
 # A stage that fails or runs out of time is written down and the next one starts; the exit status is the number of stages
 # that failed. $PYTHON names the interpreter (default: .venv/bin/python where it is, else python3), $BUDGET the seconds in
-# all (default 580), $GENLAB_COMMIT the commit where the copy came without .git. Nothing is downloaded.
+# all (default 580), $STAGE_LIMIT those of a stage at most, $GENLAB_COMMIT the commit where the copy came without .git. Nothing is downloaded.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -38,6 +38,7 @@ stage() {
     record "$name" "no time left" 0 "$*"
     return
   fi
+  [ -n "${STAGE_LIMIT:-}" ] && [ "$STAGE_LIMIT" -lt "$limit" ] && limit="$STAGE_LIMIT"
   printf '== %s (at most %s s): %s\n' "$name" "$limit" "$*"
   begin=$SECONDS
   timeout --kill-after=5 "$limit" "$@" > "$out/logs/$name.log" 2>&1
