@@ -43,9 +43,10 @@ $(VENV)/.installed: $(VENV)/.created constraints.txt pyproject.toml setup.py
 	@touch $@
 
 # A build that fails is no reason to stop: the lab then runs on plain PyTorch, and `genlab doctor` says what is missing.
+# GENLAB_REQUIRE_KERNELS=1 makes it one.
 $(VENV)/.kernels-built: $(VENV)/.installed setup.py $(KERNELS)
 	@echo "[3/3] kernels (C++, and CUDA where nvcc is)"
-	@$(PY) -m genlab build || echo "kernels not built: going on with plain PyTorch; see \`$(VENV)/bin/genlab doctor\`"
+	@$(PY) -m genlab build || { [ "$$GENLAB_REQUIRE_KERNELS" != 1 ] && echo "kernels not built: going on with plain PyTorch; see \`$(VENV)/bin/genlab doctor\`"; }
 	@touch $@
 
 clean:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def toolchain(with_cuda: bool | None = None) -> Toolchain:
         raise BuildError("torch is not installed where the build runs; `pip install torch` first") from error
     if with_cuda is None and os.environ.get("GENLAB_WITH_CUDA", "") in ("0", "1"):
         with_cuda = os.environ["GENLAB_WITH_CUDA"] == "1"
-    compiler = shutil.which(os.environ.get("CXX", "c++").split()[0])
+    command = compiler_command()
+    compiler = shutil.which(command[0])
     cuda_home = find_cuda_home()
     nvcc_version = _nvcc_version(cuda_home)
     reason = "switched off" if with_cuda is False else _cuda_reason(cuda_home, nvcc_version, torch.version.cuda)
@@ -81,7 +83,7 @@ def toolchain(with_cuda: bool | None = None) -> Toolchain:
         torch=torch.__version__,
         torch_cuda=torch.version.cuda,
         compiler=compiler,
-        compiler_version=_first_line([compiler, "--version"]) if compiler else None,
+        compiler_version=_first_line([*command, "--version"]) if compiler else None,
         ninja=shutil.which("ninja") or shutil.which("ninja", path=str(Path(sys.executable).parent)),
         cuda_home=cuda_home,
         nvcc_version=nvcc_version,
@@ -89,6 +91,19 @@ def toolchain(with_cuda: bool | None = None) -> Toolchain:
         with_cuda=not reason,
         cuda_reason=reason,
     )
+
+
+def compiler_command() -> list[str]:
+    """The C++ compiler as words: CXX may hold a launcher before it (`ccache g++`)."""
+    return shlex.split(os.environ.get("CXX", "")) or ["c++"]
+
+
+def require_compiler(tools: Toolchain) -> None:
+    """Raises BuildError where no C++ compiler runs."""
+    if tools.compiler is None:
+        raise BuildError("there is no C++ compiler (apt-get install g++, or set CXX)")
+    if tools.compiler_version is None:
+        raise BuildError(f"the C++ compiler does not run: {tools.compiler} --version (apt-get install g++, or set CXX)")
 
 
 def find_cuda_home() -> str | None:
@@ -192,6 +207,9 @@ def _extension(root: Path, tools: Toolchain) -> Any:
         # torch reads both when cpp_extension is imported or runs; without a GPU it cannot guess the architectures.
         os.environ["CUDA_HOME"] = str(tools.cuda_home)
         os.environ["TORCH_CUDA_ARCH_LIST"] = tools.architectures
+    if tools.ninja and shutil.which("ninja") is None:
+        # torch looks on PATH only, where the ninja of an environment that is not activated does not lie.
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(tools.ninja).parent)])
     from torch.utils import cpp_extension
 
     kind = cpp_extension.CUDAExtension if tools.with_cuda else cpp_extension.CppExtension
@@ -236,8 +254,7 @@ def setup_arguments(root: Path) -> dict[str, Any]:
 
     try:
         tools = toolchain()
-        if tools.compiler is None:
-            raise BuildError("there is no C++ compiler (apt-get install g++, or set CXX)")
+        require_compiler(tools)
         extension = _extension(root, tools)
     except (BuildError, ImportError, OSError) as error:
         _without_kernels(str(error), announce=any(name in sys.argv for name in ("build_ext", "bdist_wheel", "install")))
@@ -295,8 +312,7 @@ def build(verbose: bool = False, force: bool = False, with_cuda: bool | None = N
     try:
         root = source_root()
         tools = toolchain(with_cuda)
-        if tools.compiler is None:
-            raise BuildError("there is no C++ compiler (apt-get install g++, or set CXX)")
+        require_compiler(tools)
         if not os.access(PACKAGE, os.W_OK):
             raise BuildError(f"{PACKAGE} is not writable")
         folder = _build_folder(root)

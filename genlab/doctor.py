@@ -227,9 +227,11 @@ def _data(facts: Facts) -> Finding | None:
 
 def gather() -> Facts:
     """Looks at the machine; a probe that fails counts as "not there"."""
+    from genlab.build import compiler_command
+
     facts = Facts(
         python_headers=(Path(sysconfig.get_path("include")) / "Python.h").is_file(),
-        compiler=first_line([os.environ.get("CXX", "c++"), "--version"]),
+        compiler=first_line([*compiler_command(), "--version"]),
         ninja=first_line([shutil.which("ninja") or str(Path(sys.executable).parent / "ninja"), "--version"]),
         data="digits and the drawn sets come along; `genlab list datasets` shows all",
     )

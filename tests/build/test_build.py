@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +119,34 @@ def test_without_a_compiler_the_reason_names_the_remedy(monkeypatch):
     result = build.build(force=True)
     assert not result.ok
     assert "there is no C++ compiler (apt-get install g++, or set CXX)" in result.reason
+
+
+def test_a_compiler_that_does_not_run_is_named(tmp_path, monkeypatch):
+    broken = tmp_path / "broken-compiler"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    result = build.build(force=True)
+    assert not result.ok
+    assert result.reason == (f"the C++ compiler does not run: {broken} --version (apt-get install g++, or set CXX)")
+
+
+def test_a_launcher_before_the_compiler_belongs_to_the_command(monkeypatch):
+    monkeypatch.setenv("CXX", "ccache g++-12")
+    assert build.compiler_command() == ["ccache", "g++-12"]
+    monkeypatch.setenv("CXX", "")
+    assert build.compiler_command() == ["c++"]
+
+
+def test_the_ninja_of_an_environment_that_is_not_activated_is_used(tmp_path, monkeypatch):
+    ninja = tmp_path / "ninja"
+    ninja.write_text("#!/bin/sh\necho 1.13\n")
+    ninja.chmod(0o755)
+    monkeypatch.setenv("GENLAB_WITH_CUDA", "0")
+    tools = dataclasses.replace(build.toolchain(), ninja=str(ninja))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    build._extension(ROOT, tools)
+    assert shutil.which("ninja") == str(ninja)
 
 
 def _run_setup(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -60,8 +61,6 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def touch(path: Path, when: float) -> None:
-    import os
-
     os.utime(path, (when, when))
 
 
@@ -97,6 +96,20 @@ def test_make_installs_torch_first_and_from_the_pins(checkout: Path) -> None:
     steps = plan(checkout, "setup")
     assert steps.index("torch torchvision") < steps.index("--no-build-isolation")
     assert steps.count("-c constraints.txt") == steps.count("pip --disable-pip-version-check")
+
+
+@needs_make
+@pytest.mark.parametrize("required, code", [("0", 0), ("1", 2)])
+def test_make_goes_on_without_kernels_unless_they_are_required(checkout: Path, required: str, code: int) -> None:
+    touch(checkout / "csrc" / "kernel.cpp", time.time() + 100)
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho 'error: no compiler' >&2; exit 2\n")
+    python.chmod(0o755)
+    environment = {**os.environ, "GENLAB_REQUIRE_KERNELS": required}
+    done = subprocess.run(["make", "setup"], cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == code
+    assert ("going on with plain PyTorch" in done.stdout) == (code == 0)
 
 
 @needs_make
