@@ -4,8 +4,9 @@
 #   benchmarks/gpu.sh [OUTPUT_FOLDER]      (default: $OUT, else benchmarks/results/gpu)
 #
 # A stage that fails or runs out of time is written down and the next one starts; the exit status is the number of stages
-# that failed. $PYTHON names the interpreter (default: .venv/bin/python where it is, else python3), $BUDGET the seconds in
-# all (default 580), $STAGE_LIMIT those of a stage at most, $GENLAB_COMMIT the commit where the copy came without .git. Nothing is downloaded.
+# that failed. Nothing is downloaded. Variables: $PYTHON, the interpreter (default: .venv/bin/python where it is, else
+# python3); $BUDGET, seconds in all (default 580); $STAGE_LIMIT, seconds of a stage at most; $GENLAB_COMMIT, the commit,
+# where the copy came without .git.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 

@@ -145,10 +145,13 @@ def own_stream(device: str) -> Iterator[None]:
 
 
 def _ceilings(settings: OpSettings) -> Ceilings:
-    size, copied = (8192, 2**32) if settings.device != "cpu" else (2048, 2**28)
+    kind = torch.device(settings.device).type
+    size, copied = 2048, 2**28
+    if kind == "cuda":
+        size, copied = 8192, min(2**32, torch.cuda.get_device_properties(settings.device).total_memory // 8)
     if settings.shapes == "tiny":
         size, copied = 128, 2**20
-    return measure_ceilings(settings.dtype, torch.device(settings.device).type, size=size, copied=copied)
+    return measure_ceilings(settings.dtype, kind, size=size, copied=copied)
 
 
 def measure_case(case: Case, settings: OpSettings, load: ForeignLoad | None = None) -> list[dict[str, Any]]:
