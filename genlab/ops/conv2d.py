@@ -53,8 +53,8 @@ def conv2d(
         NotImplementedError: impl="native" for a device or dtype without kernel.
 
     Note:
-        Native float32 on a CPU with AVX-512 is Winograd's algorithm for 3x3 kernels of stride 1 and 4x4 kernels of stride
-        2, channels in multiples of 16 (csrc/cpu/winograd.h; `auto` takes it where `genlab.ops.tuning` says so): results
+        Native float32 on a CPU with AVX-512 is Winograd's algorithm for 3x3 kernels of stride 1 and 4x4 kernels of
+        stride 2, channels in multiples of 16 (csrc/cpu/winograd.h; `auto` takes it where `genlab.ops.tuning` says so): results
         within about 2e-6 of the exact ones (relative, Frobenius norm), the same bits for any number of threads, and a
         NaN or an infinity in the input makes NaN of whole 4x4 tiles of the output. impl="torch" does without.
 
