@@ -54,9 +54,9 @@ def conv_transpose2d(
 
     Note:
         Native float32 on a CPU with AVX-512 is Winograd's algorithm for 3x3 kernels of stride 1 and 4x4 kernels of
-        stride 2, channels in multiples of 16 (csrc/cpu/winograd.h; `auto` takes it where `genlab.ops.tuning` says so): results
-        within about 2e-6 of the exact ones (relative, Frobenius norm), the same bits for any number of threads, and a
-        NaN or an infinity in the input makes NaN of whole 4x4 tiles of the output. impl="torch" does without.
+        stride 2, channels in multiples of 16 (csrc/cpu/winograd.h; `auto` takes it where `genlab.ops.tuning` says so).
+        Results are within about 2e-6 of the exact ones (relative, Frobenius norm), the same bits for any number of
+        threads, and a NaN or an infinity in the input makes NaN of whole 4x4 tiles of the output.
 
     Example:
         >>> z = torch.randn(8, 100, 1, 1)

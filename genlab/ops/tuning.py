@@ -21,7 +21,7 @@ MACHINE = "AMD EPYC Zen 4, AVX-512, torch 2.14, one thread and two"
 TILE = 4
 CHANNEL_STEP = 16
 LEAST_TILES = 16
-LEAST_PRODUCTS = 1 << 24
+LEAST_PRODUCTS = 1 << 27
 # Products of the direct algorithm over those of the tiles, of which some overhang the image.
 LEAST_SAVING = 1.9
 
@@ -47,9 +47,9 @@ class WinogradRow:
 
 # Other layouts are copied to channels_last and back, which few channels do not pay for.
 WINOGRAD = (
-    WinogradRow(3, 1, True, 16, (1.2, 3.6)),
+    WinogradRow(3, 1, True, 32, (2, 3.6)),
     WinogradRow(3, 1, False, 64, (1.3, 2.5)),
-    WinogradRow(4, 2, True, 16, (1.2, 2.8)),
+    WinogradRow(4, 2, True, 32, (1.2, 2.8)),
     WinogradRow(4, 2, False, 128, (1.1, 1.9)),
 )
 

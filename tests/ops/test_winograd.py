@@ -195,24 +195,25 @@ def test_auto_takes_them_at_the_shapes_of_the_table_and_nowhere_else():
     assert chosen(large, draw(128, 64, 4, 4), stride=2) == "native"
     assert chosen(large.contiguous(), draw(64, 64, 3, 3)) == "native"
     assert chosen(large.contiguous(), draw(128, 64, 4, 4), stride=2) == "torch"  # too few channels for the copies
+    assert chosen(large[:1].contiguous(memory_format=LAST), draw(64, 64, 3, 3)) == "torch"  # too little work
     assert chosen(large, draw(60, 64, 3, 3)) == "torch"
     assert chosen(large, draw(64, 64, 5, 5)) == "torch"
     assert chosen(large, draw(64, 64, 3, 3), stride=2) == "torch"
     assert chosen(large, draw(64, 64, 3, 3), dilation=2) == "torch"
     assert chosen(large, draw(64, 32, 3, 3), groups=2) == "torch"
     assert chosen(large, draw(128, 64, 4, 4), stride=2, mode="reflect") == "torch"
-    assert chosen(draw(1, 64, 8, 8), draw(64, 64, 3, 3)) == "torch"  # four tiles
-    assert chosen(draw(512, 64, 5, 5), draw(64, 64, 3, 3)) == "torch"  # tiles that are mostly empty
+    assert chosen(draw(1, 512, 12, 12), draw(512, 512, 3, 3)) == "torch"  # nine tiles
+    assert chosen(draw(1024, 64, 5, 5), draw(64, 64, 3, 3)) == "torch"  # tiles that are mostly empty
     assert chosen(large.double(), draw(64, 64, 3, 3)) == "torch"
     with torch.autocast("cpu", torch.bfloat16):
         assert chosen(large, draw(64, 64, 3, 3)) == "torch"
 
 
 def test_auto_and_native_are_the_same_bits_and_torch_is_not():
-    x, weight = draw(2, 64, 32, 32), draw(64, 64, 3, 3, seed=1)
+    x, weight = draw(4, 64, 32, 32), draw(64, 64, 3, 3, seed=1)
     assert torch.equal(ops.conv2d(x, weight, padding=1), ops.conv2d(x, weight, padding=1, impl="native"))
     assert not torch.equal(ops.conv2d(x, weight, padding=1), ops.conv2d(x, weight, padding=1, impl="torch"))
-    x, weight = draw(2, 64, 16, 16), draw(64, 64, 4, 4, seed=1)
+    x, weight = draw(8, 64, 16, 16), draw(64, 64, 4, 4, seed=1)
     found = ops.conv_transpose2d(x, weight, stride=2, padding=1)
     assert torch.equal(found, ops.conv_transpose2d(x, weight, stride=2, padding=1, impl="native"))
 
@@ -223,7 +224,7 @@ def test_auto_stays_with_torch_where_the_machine_lacks_the_instructions(monkeypa
 
 
 def test_forward_mode_takes_torch_by_itself_and_refuses_native():
-    x, weight = draw(2, 64, 32, 32), draw(64, 64, 3, 3, seed=1)
+    x, weight = draw(4, 64, 32, 32), draw(64, 64, 3, 3, seed=1)
     _, tangent = torch.func.jvp(lambda v: ops.conv2d(v, weight, padding=1), (x,), (x,))
     assert torch.equal(tangent, F.conv2d(x, weight, padding=1))
     with pytest.raises(NotImplementedError, match="there is no forward-mode derivative"):
@@ -231,13 +232,13 @@ def test_forward_mode_takes_torch_by_itself_and_refuses_native():
 
 
 def test_per_sample_gradients_run_under_auto():
-    x, weight = draw(2, 64, 32, 32), draw(64, 64, 3, 3, seed=1)
+    x, weight = draw(4, 64, 32, 32), draw(64, 64, 3, 3, seed=1)
 
     def loss(weight: Tensor, image: Tensor) -> Tensor:
         return ops.conv2d(image[None], weight, padding=1).square().sum()
 
     found = torch.func.vmap(torch.func.grad(loss), (None, 0))(weight, x)
-    assert found.shape == (2, 64, 64, 3, 3)
+    assert found.shape == (4, 64, 64, 3, 3)
 
 
 def test_the_summary_names_every_class():
