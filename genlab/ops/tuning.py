@@ -47,7 +47,7 @@ class WinogradRow:
 
 # Other layouts are copied to channels_last and back, which few channels do not pay for.
 WINOGRAD = (
-    WinogradRow(3, 1, True, 32, (2, 3.6)),
+    WinogradRow(3, 1, True, 32, (1.6, 3.6)),
     WinogradRow(3, 1, False, 64, (1.3, 2.5)),
     WinogradRow(4, 2, True, 32, (1.2, 2.8)),
     WinogradRow(4, 2, False, 128, (1.1, 1.9)),
