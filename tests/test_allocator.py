@@ -28,4 +28,4 @@ def page_faults(mode: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_keep_freed_memory_spares_page_faults_of_repeated_blocks():
-    assert page_faults("keep") < page_faults("default") / 4
+    assert page_faults("keep") < page_faults("default") / 2
