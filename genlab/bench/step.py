@@ -26,7 +26,10 @@ from genlab.errors import UserError
 LAB, PLAIN, PLAIN_KEPT = "genlab", "plain torch", "plain torch, memory kept"
 ARMS = (LAB, PLAIN, PLAIN_KEPT)
 CHECK_STEPS = 2
-TOLERANCE = {"fp32": 1e-4, "bf16-mixed": 5e-2}  # relative, of the losses of the first steps
+# Relative, of the losses of the first and the second step. From the second on rounding is magnified: it turns some
+# values over the kink of LeakyReLU, whose gradients Adam's first update divides by their own size. torch's two memory
+# orders differ from each other just so.
+TOLERANCE = {"fp32": (1e-4, 1e-2), "bf16-mixed": (5e-2, 5e-2)}
 
 
 @dataclass(frozen=True)
@@ -179,21 +182,27 @@ class Arm:
 
 
 def check_agreement(
-    reference: list[dict[str, float]], other: list[dict[str, float]], tolerance: float, name: str
+    reference: list[dict[str, float]], other: list[dict[str, float]], tolerances: tuple[float, ...], name: str
 ) -> float:
-    """The largest relative difference between two arms' losses.
+    """The largest relative difference between two arms' losses of the first step.
+
+    Args:
+        reference, other: losses by name, one mapping a step.
+        tolerances: largest relative difference allowed, one a step.
 
     Raises:
-        RuntimeError: it exceeds `tolerance`; the two would not be the same training.
+        RuntimeError: a difference exceeds its step's tolerance; the two would not be the same training.
     """
-    worst = max(
-        abs(b[key] - a[key]) / max(abs(a[key]), 1e-12) for a, b in zip(reference, other, strict=True) for key in a
-    )
-    if not worst <= tolerance:
-        raise RuntimeError(
-            f"bench step: losses of {name} differ from the lab's by {worst:.2g} relative, more than {tolerance:g}"
-        )
-    return worst
+    differences = [
+        [abs(b[key] - a[key]) / max(abs(a[key]), 1e-12) for key in a] for a, b in zip(reference, other, strict=True)
+    ]
+    for step, (found, tolerance) in enumerate(zip(differences, tolerances, strict=True), start=1):
+        if not all(difference <= tolerance for difference in found):  # a NaN fails too
+            raise RuntimeError(
+                f"bench step: losses of {name} differ from the lab's by {max(found):.2g} relative in step {step}, more "
+                f"than {tolerance:g}"
+            )
+    return max(differences[0])
 
 
 def run_step_bench(settings: StepSettings, progress: Any = None) -> dict[str, Any]:

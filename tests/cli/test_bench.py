@@ -54,12 +54,16 @@ def test_both_arms_take_the_same_steps() -> None:
 
 
 def test_arms_that_compute_something_else_are_not_timed() -> None:
-    same = [{"loss_d": 1.0, "loss_g": 2.0}]
-    assert check_agreement(same, same, 1e-4, PLAIN) == 0
-    with pytest.raises(RuntimeError, match="differ from the lab's by 0.1"):
-        check_agreement(same, [{"loss_d": 1.1, "loss_g": 2.0}], 1e-4, PLAIN)
-    with pytest.raises(RuntimeError, match="differ"):
-        check_agreement(same, [{"loss_d": float("nan"), "loss_g": 2.0}], 1e-4, PLAIN)
+    step = {"loss_d": 1.0, "loss_g": 2.0}
+    nan, tolerances = float("nan"), (1e-4, 1e-2)
+    assert check_agreement([step, step], [step, {"loss_d": 1.009, "loss_g": 2.0}], tolerances, PLAIN) == 0
+    with pytest.raises(RuntimeError, match="differ from the lab's by 0.1 relative in step 1"):
+        check_agreement([step, step], [{"loss_d": 1.1, "loss_g": 2.0}, step], tolerances, PLAIN)
+    with pytest.raises(RuntimeError, match="relative in step 2"):
+        check_agreement([step, step], [step, {"loss_d": 1.0, "loss_g": 2.1}], tolerances, PLAIN)
+    for values in ({"loss_d": nan, "loss_g": 2.0}, {"loss_d": 1.0, "loss_g": nan}):
+        with pytest.raises(RuntimeError, match="differ"):
+            check_agreement([step, step], [values, step], tolerances, PLAIN)
 
 
 def test_summary_compares_turns_of_the_same_round() -> None:
