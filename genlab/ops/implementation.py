@@ -212,7 +212,10 @@ def _require_native(op: str, device: str, dtype: torch.dtype) -> None:
 
 @dataclass(frozen=True)
 class OpRow:
-    """One line of `genlab list ops`: an op on a device and dtype."""
+    """One line of `genlab list ops`: an op on a device and dtype.
+
+    `auto` is what runs at most shapes, `elsewhere` what some shapes take instead.
+    """
 
     op: str
     device: str
@@ -221,6 +224,7 @@ class OpRow:
     auto: str
     reason: str
     missing: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 def describe() -> list[OpRow]:
@@ -239,11 +243,13 @@ def describe() -> list[OpRow]:
             name = str(dtype).removeprefix("torch.")
             rule = _rule(op, device, dtype)
             choice, reason = ("torch", "no rule for this dtype") if rule is None else (rule.choice, rule.reason)
+            elsewhere = []
             for some in () if missing else RULES:
                 if some.fits is not None and (some.op, some.device) == (op, device) and dtype in some.dtypes:
                     reason = f"{some.choice} at some shapes: {some.reason}; elsewhere {reason}"
+                    elsewhere.append(some.choice)
             reason += _measured_text(op, device, dtype)
-            rows.append(OpRow(op, device, name, implementations, choice, reason, tuple(missing)))
+            rows.append(OpRow(op, device, name, implementations, choice, reason, tuple(missing), tuple(elsewhere)))
     return rows
 
 

@@ -52,7 +52,8 @@ def describe_kernels(config: RunConfig, device: str) -> str:
     chosen: dict[str, list[str]] = {}
     for row in rows:
         native = impl == "native" and "native" in row.implementations
-        chosen.setdefault("native" if native else row.auto, []).append(row.op)
+        auto = " or ".join(sorted({row.auto, *row.elsewhere})) + (" by shape" if row.elsewhere else "")
+        chosen.setdefault("native" if native else auto, []).append(row.op)
     listed = "; ".join(f"{name} for {', '.join(names)}" for name, names in sorted(chosen.items()))
     why = "as kernels.impl asks" if impl == "native" else "the measured choice, see `genlab list ops`"
     return f"{listed} ({why})"
