@@ -62,9 +62,11 @@ def batch_norm_act(
     """
     _check(input, running_mean, running_var, weight, bias, training, residual, eps)
     act.check("batch_norm_act", activation, negative_slope)
-    chosen = implementation.choose("batch_norm_act", impl, input, activation)
     group = process_group if training and process_group is not None and process_group.size() > 1 else None
-    if input.numel() == 0:
+    # Each implementation makes its own collective calls, so the processes must choose alike: not by their shapes.
+    shape = () if group is not None else (activation,)
+    chosen = implementation.choose("batch_norm_act", impl, input, *shape)
+    if input.numel() == 0 and group is None:
         chosen = "torch"  # nothing to normalise: an empty tensor, running statistics as they are
     if training and group is None and input.numel() == input.shape[1] > 0:
         raise ValueError(

@@ -56,7 +56,7 @@ class Rule:
 
 
 _ONEDNN = "oneDNN runs plain convolution at 93-97 % of the CPU's peak (fp32, AMD Zen 4, 2 cores): nothing left to win"
-_CUDNN = "the native CUDA kernel is the direct one, an oracle for checks; cuDNN is quicker"
+_CUDNN = "the native CUDA kernels have not been timed on a GPU; cuDNN"
 _NORM = "normalisation, residual and activation in two passes over memory: 1.2-5.9x of torch (Zen 4, one thread)"
 _NORM_SHAPES = "gelu, channels_last memory without whole vectors of channels, or few positions a channel"
 _NORM_TORCH = "torch's normalisation with the residual and the activation written over its output"
@@ -126,7 +126,8 @@ def default_impl(impl: str) -> Iterator[None]:
 def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
     """The implementation to run: "native", "torch" or "reference".
 
-    shape: what rules for some shapes only look at beside the input, see `Rule.fits`; without it they are skipped.
+    shape: what rules for some shapes only look at beside the input, see `Rule.fits`; without it they and the table of
+    measurements are skipped, and the choice follows from op, device and dtype alone.
 
     Raises:
         ValueError: `impl` is not one of `IMPLEMENTATIONS`.
@@ -141,7 +142,7 @@ def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
     device = input.device.type
     dtype = input.dtype if op in NOT_AUTOCAST else effective_dtype(input)
     if impl == "auto":
-        impl = _measured_choice(op, device, dtype, input, shape)
+        impl = _measured_choice(op, device, dtype, input, shape) if shape else None
         if impl is None:
             rule = _rule(op, device, dtype, input, shape)
             impl = "torch" if rule is None else rule.choice

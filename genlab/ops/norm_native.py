@@ -176,8 +176,11 @@ def merged_statistics(input: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, 
     One collective of (count, means, variances) in float64. The variances of the processes and the spread of their means
     are merged apart: E[x^2] - E[x]^2 would lose the digits of a variance that is small beside the mean.
     """
-    mean, var = torch.ops.genlab.norm_statistics(input, False, None, None, 0.0)
     count = input.numel() // input.shape[1]
+    if count > 0:
+        mean, var = torch.ops.genlab.norm_statistics(input, False, None, None, 0.0)
+    else:  # this process has no samples, yet the others wait for its call
+        mean = var = input.new_zeros(input.shape[1], dtype=_accumulate(input.dtype))
     mine = torch.cat((mean.new_tensor([count], dtype=torch.float64), mean.double(), var.double()))
     everyone = [torch.empty_like(mine) for _ in range(group.size())]
     dist.all_gather(everyone, mine, group=group)

@@ -28,6 +28,7 @@ def found(tmp_path_factory):
     image = (sum(SHARES), 3, 4, 4)
     full = {"input": draw(*image) * 2 + 3, "residual": draw(*image), "grad_output": draw(*image), "weight": draw(3),
             "bias": draw(3), "mean": draw(3), "var": draw(3).abs(), "shares": SHARES}  # fmt: skip
+    full |= {"wide": torch.randn(4, 16, 8, 8, generator=generator), "wide_grad": torch.randn(4, 16, 8, 8)}
     torch.save(full, folder / "full.pt")
     script = Path(__file__).parent / "synchronised_batch_norm.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -91,3 +92,16 @@ def test_module_copies_and_evaluation(found):
     )
     module.eval()
     torch.testing.assert_close(gathered(ranks, "evaluation"), module(full["input"]))
+
+
+def test_a_process_without_samples_takes_part(found):
+    full, ranks = found
+    input = full["wide"].clone().requires_grad_()
+    mean, var = torch.zeros(16), torch.ones(16)
+    output = ops.batch_norm_act(input, mean, var, training=True, activation="relu", impl="torch")
+    (grad,) = torch.autograd.grad(output, input, full["wide_grad"])
+    torch.testing.assert_close(gathered(ranks, "wide"), output.detach())
+    torch.testing.assert_close(gathered(ranks, "wide_input_grad"), grad)
+    for rank in ranks:
+        torch.testing.assert_close(rank["wide_mean"], mean)
+        torch.testing.assert_close(rank["wide_var"], var)
