@@ -226,8 +226,8 @@ def _cxx_flags(tools: Toolchain) -> list[str]:
     import torch
 
     flags = ["-O3", "-g0", "-fvisibility=hidden"]
-    # at::parallel_for is a template: without OpenMP it is compiled as a plain loop. Only the compiler gets the flag; the
-    # runtime is the one that torch has loaded, since a second pool of threads would fight with it.
+    # at::parallel_for is a template: without OpenMP it is compiled as a plain loop. Only the compiler gets the flag;
+    # the runtime is the one that torch has loaded, since a second pool of threads would fight with it.
     if "OpenMP" in torch.__config__.parallel_info() and "clang" not in (tools.compiler_version or "").lower():
         flags.append("-fopenmp")
     return flags
