@@ -101,6 +101,22 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return text if self.impl == "auto" else f"{text}, impl={self.impl}"
 
 
+class BatchNormAct1d(BatchNormAct2d):
+    """activation(BatchNorm1d(input) + residual) as one op; loads the state_dict of torch.nn.BatchNorm1d.
+
+    Takes the arguments of `BatchNormAct2d` and shares its statistics over processes as that one does.
+
+    Example:
+        >>> layer = BatchNormAct1d(1024, activation="relu")
+        >>> layer(torch.randn(8, 1024)).shape
+        torch.Size([8, 1024])
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 3):
+            raise ValueError(f"BatchNormAct1d: expected input of shape (N, C) or (N, C, L), got {tuple(input.shape)}")
+
+
 def synchronize_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | str | None = WORLD) -> int:
     """Makes every BatchNormAct2d in `module` share its statistics over `process_group` (None: stop sharing).
 
