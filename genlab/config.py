@@ -126,8 +126,10 @@ class EvaluateConfig(Section):
     """Scores taken during and after training."""
 
     every: int | None = Field(None, ge=1, description="steps between evaluations; default: only at the end")
-    metrics: list[Literal["fid", "is", "kid", "prdc", "modes"]] | None = Field(
-        None, description="default: fid and is; fid and kid without classes; modes and fid of points; []: no scores"
+    metrics: list[Literal["fid", "is", "kid", "prdc", "modes", "own"]] | None = Field(
+        None,
+        description="own: the algorithm's own scores; default: own, with fid and is of samples; fid and kid without "
+        "classes; modes and fid of points; []: no scores",
     )
     extractor: str = Field("auto", description="inception, classifier, rotation or auto (offline default of the set)")
     samples: int = Field(2000, ge=2, description="generated images of one evaluation")

@@ -1,14 +1,16 @@
 """What all algorithms share inside one process: networks, optimisers, precision, averaging, noise, sampling and state.
 
-An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and
-nothing else. The loop around it (data, logs, samples, checkpoints) is in `genlab.trainers.loop`.
+An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and what
+it has beside them (its own pictures, scores, data streams, state). The loop around it (data, logs, samples,
+checkpoints) is in `genlab.trainers.loop`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,28 @@ from genlab.seeding import generator, seed_everything
 from genlab.trainers.data_spec import DataSpec
 from genlab.trainers.update import Update
 
+if TYPE_CHECKING:
+    from genlab.data import BatchStream, ImageDataset
+    from genlab.metrics import Score
+    from genlab.trainers.evaluation import EvaluationData
+
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A grid that a training writes.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [-1, 1].
+        columns: images in a row; None: as square as can be.
+        name: distinguishes a second picture of the same step; "" for the first.
+    """
+
+    images: Tensor
+    columns: int | None = None
+    name: str = ""
 
 
 class Trainer:
@@ -44,10 +66,16 @@ class Trainer:
         noise: random tensors that are the same for any number of processes.
         step: updates done so far.
         use_ema: whether `sample` draws from the averaged networks.
+        config_class: what `config` is validated as.
+        data_kinds: kinds of data set that the algorithm can learn from.
+        draws_samples: whether `sample` makes new images from noise alone, so that FID and the like can be taken.
+        own_score_names: names that `scores` may give.
     """
 
     config_class: ClassVar[type[RunConfig]] = RunConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("images",)
+    draws_samples: ClassVar[bool] = True
+    own_score_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -89,7 +117,7 @@ class Trainer:
         self._schedule = build_schedule(config.train.schedule, config.train.steps)
         seed_everything(config.seed, "training", self.distributed.rank)  # dropout and the like differ between processes
 
-    # The algorithm: these four, and for some `averaged_networks` and `batches_per_step`.
+    # The algorithm: these four, and of the others what it needs.
 
     def build_networks(self) -> dict[str, nn.Module]:
         """The networks, on the CPU, in training mode."""
@@ -107,22 +135,46 @@ class Trainer:
         """
         raise NotImplementedError
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """`count` new images, (count, C, H, W) float32 in [-1, 1], from the averaged networks where there are some.
 
         Args:
             count: number of images, at least 1.
             generator: CPU generator that all randomness comes from.
+            labels: int64 (count,), the class of each image; only where `label_count` is not None. Default: uniform.
+
+        Raises:
+            UserError: the model needs an input to make an image, or was trained without labels and got some.
         """
-        return self.decode(self.latents(count, generator))
+        if labels is None and self.label_count is not None:
+            labels = torch.randint(self.label_count, (count,), generator=generator)
+        return self.decode(self.latents(count, generator), labels)
+
+    @property
+    def label_count(self) -> int | None:
+        """Number of classes that `sample` can be asked for; None for a model without conditions."""
+        return None
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` draws from the prior, (count, ...) on the device: what `interpolate` walks between."""
         raise UserError(f"algorithm {self.config.algorithm}: has no latent space to draw from")
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) float32 in [-1, 1] of the latents, from the averaged networks where there are some."""
         raise UserError(f"algorithm {self.config.algorithm}: has no latent space to decode from")
+
+    def check_labels(self, labels: Tensor | None) -> None:
+        """Refuses labels where the model has no conditions, and classes that it does not have."""
+        if labels is None:
+            return
+        if self.label_count is None:
+            raise UserError(
+                f"algorithm {self.config.algorithm}: was trained without labels, so no class can be asked for"
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.label_count:
+            raise UserError(
+                f"class: expected 0 to {self.label_count - 1}, got {int(labels.min())} to {int(labels.max())}"
+            )
 
     def averaged_networks(self) -> dict[str, EmaConfig]:
         """Which networks are followed by a moving average."""
@@ -130,8 +182,37 @@ class Trainer:
 
     @property
     def batches_per_step(self) -> int:
-        """Batches that one `train_step` takes."""
+        """Batches that the next `train_step` takes; may depend on `step`."""
         return 1
+
+    def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
+        """The training batches; `settings` are the seed, process and loader arguments of `BatchStream`."""
+        from genlab.data import BatchStream
+
+        return BatchStream(dataset, self.config.data.batch_size, **settings)
+
+    def preview(
+        self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]
+    ) -> list[Picture]:
+        """The pictures that training writes every `train.sample_every` steps.
+
+        Args:
+            count: `train.sample_count`.
+            generator: CPU generator in the same state every time.
+            examples: n -> n evenly spaced, unvaried samples of the training set on the device, the same every time.
+        """
+        return [Picture(self.sample(count, generator))]
+
+    def scores(self, data: EvaluationData) -> list[Score]:
+        """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
+        return []
+
+    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON values) that a resumed run needs beside networks, optimisers, averages and generators."""
+        return {}, {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Takes back what `extra_state` gave."""
 
     # What a train_step is written with.
 

@@ -63,7 +63,7 @@ class Loop:
         self.config = trainer.config
         self.distributed = trainer.distributed
         self.window = MetricWindow(trainer.device)
-        self.recorder = Recorder(trainer, run, callbacks)
+        self.recorder = Recorder(trainer, run, callbacks, dataset)
         self.last_checkpoint: Path | None = None
         self._evaluator = evaluator
         self._signals = signals or SignalWatch()
@@ -99,6 +99,7 @@ class Loop:
             while trainer.step < total:
                 self._numbers, batches = self._next_batches()
                 metrics = trainer.advance(*batches)
+                self.progress.images += len(batches) * self.config.data.batch_size
                 self.window.add(trainer.step, metrics, self._numbers)
                 self._after_step(last=trainer.step >= total)
             self._finish()
