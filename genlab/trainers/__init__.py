@@ -8,8 +8,10 @@ from genlab.trainers.callbacks import Callback
 from genlab.trainers.data_spec import DataSpec
 from genlab.trainers.dcgan import DcganTrainer
 from genlab.trainers.training import TrainResult, train
+from genlab.trainers.vae import VaeTrainer
 
 ALGORITHMS: Registry[type[Trainer]] = Registry("algorithm")
 ALGORITHMS.register("dcgan")(DcganTrainer)
+ALGORITHMS.register("vae")(VaeTrainer)
 
 __all__ = ["ALGORITHMS", "Callback", "DataSpec", "TrainResult", "Trainer", "train"]

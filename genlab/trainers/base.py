@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from genlab.data import BatchStream, ImageDataset
     from genlab.metrics import Score
     from genlab.trainers.evaluation import EvaluationData
+    from genlab.traversal import Code
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -162,6 +163,14 @@ class Trainer:
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) float32 in [-1, 1] of the latents, from the averaged networks where there are some."""
         raise UserError(f"algorithm {self.config.algorithm}: has no latent space to decode from")
+
+    def codes(self) -> list[Code]:
+        """What single entries of a latent vector say, and through which values `genlab traverse` walks them."""
+        raise UserError(f"algorithm {self.config.algorithm}: has no codes to traverse")
+
+    def manifold(self, side: int, labels: Tensor | None = None) -> Tensor:
+        """Pictures (side * side, C, H, W) over the plane of a latent space of two numbers, row by row."""
+        raise UserError(f"algorithm {self.config.algorithm}: has no plane of latents to draw")
 
     def check_labels(self, labels: Tensor | None) -> None:
         """Refuses labels where the model has no conditions, and classes that it does not have."""
