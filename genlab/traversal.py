@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from genlab.errors import UserError
 from genlab.registry import nearest
+
+if TYPE_CHECKING:
+    from genlab.trainers.base import Trainer
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,67 @@ def gaussian_plane(side: int) -> Tensor:
     along = torch.special.ndtri(shares).float()
     up, right = torch.meshgrid(along.flip(0), along, indexing="ij")
     return torch.stack([right.flatten(), up.flatten()], dim=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The pictures of one walk.
+
+    Attributes:
+        code: what was walked.
+        images: (points, C, H, W) float32 in [-1, 1] on the CPU.
+        effect: mean standard deviation of a pixel along the walk, in grey levels where white minus black is 1.
+    """
+
+    code: Code
+    images: Tensor
+    effect: float
+
+
+def walk_codes(
+    trainer: Trainer,
+    codes: Sequence[Code],
+    bases: Tensor,
+    steps: int,
+    label: int | None = None,
+    rows: int | None = None,
+) -> list[Row]:
+    """Walks each code from each base vector.
+
+    Args:
+        trainer: decodes.
+        codes: to walk.
+        bases: latent vectors that the walks start from, (n, d).
+        steps: values of a number.
+        label: class to decode with, of a conditional model.
+        rows: keep only the codes that change the pictures most, as many as make at most so many rows, in the order of
+            their effect; None keeps all in the order given.
+
+    Returns:
+        The n rows of the first code, then those of the second, and so on.
+    """
+    groups: list[list[Row]] = []
+    most = None if rows is None else max(1, rows // len(bases))
+    for code in codes:
+        group = []
+        for base in bases:
+            walk = code.walk(base, steps)
+            labels = None if label is None else torch.full((len(walk),), label)
+            images = trainer.decode(walk, labels).float().cpu()
+            group.append(Row(code, images, float(images.std(0, unbiased=False).mean()) / 2))
+        groups.append(group)
+        if most is not None:
+            groups = sorted(groups, key=_effect, reverse=True)[:most]
+    return [row for group in groups for row in group]
+
+
+def _effect(group: list[Row]) -> float:
+    return sum(row.effect for row in group) / len(group)
+
+
+def rows_to_grid(rows: Sequence[Row]) -> tuple[Tensor, int]:
+    """(images, columns) of one picture with a walk a row; rows of fewer points end in white."""
+    columns = max(len(row.images) for row in rows)
+    blank = torch.ones_like(rows[0].images[:1])
+    filled = [torch.cat([row.images, blank.expand(columns - len(row.images), -1, -1, -1)]) for row in rows]
+    return torch.cat(filled), columns

@@ -78,13 +78,13 @@ def evaluate(
         )
     if not scores:
         raise UserError(f"{run}: its evaluate.metrics ask for no scores; name some with --metrics, such as fid or own")
-    written = _append_scores(model.path, model.step, scores)
+    written = append_scores(model.path, model.step, scores)
     print_scores(scores, as_json)
     if written is not None and not as_json:
         print(f"written to {written}")
 
 
-def _append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:
+def append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:
     """Adds rows to metrics.jsonl and renews the report, where the checkpoint lies in a run directory."""
     run = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():

@@ -87,15 +87,19 @@ def likelihood_scores(
     images: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> list[Score]:
-    """nll, elbo and iwae_bound in nats per image, and active_units; arguments as `measure_likelihood`."""
+    """nll, elbo and iwae_bound in nats per image, and active_units.
+
+    Arguments as `measure_likelihood`; `facts` are further entries of every protocol, such as step and checkpoint.
+    """
     from genlab.metrics import Score
 
     trained_with = trainer.config.vae.importance_samples
     wanted = trained_with if trained_with > 1 else BOUND_DRAWS
     bound_draws = max(k for k in range(1, min(wanted, draws) + 1) if draws % k == 0)
     found = measure_likelihood(trainer, dataset, draws, images, bound_draws=bound_draws, seed=seed, progress=progress)
-    protocol = _protocol(trainer, dataset, len(found.mean), seed)
+    protocol = {**_protocol(trainer, dataset, len(found.mean), seed), **(facts or {})}
 
     def score(name: str, values: Tensor, lower_is_better: bool, **facts: Any) -> Score:
         error = float(values.std() / len(values) ** 0.5)
