@@ -164,6 +164,35 @@ class Trainer:
         """Images (N, C, H, W) float32 in [-1, 1] of the latents, from the averaged networks where there are some."""
         raise UserError(f"algorithm {self.config.algorithm}: has no latent space to decode from")
 
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Codes (N, ...) float32 on the device of images (N, C, H, W) in [-1, 1].
+
+        Args:
+            images: any device.
+            labels: int64 (N,), only where `label_count` is not None.
+        """
+        raise self.lacks("encode", "cannot encode images")
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the model makes of images, (N, C, H, W) float32 in [-1, 1]; arguments as of `encode`."""
+        raise self.lacks("reconstruct", "cannot reconstruct images")
+
+    def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Images as the model was trained to restore them, drawn from `generator`; None where it sees them clean."""
+        return None
+
+    def lacks(self, method: str, what: str) -> UserError:
+        """The error of an algorithm without a method: says `what` it cannot do and which algorithms can."""
+        from genlab.trainers import ALGORITHMS
+
+        able = [name for name in ALGORITHMS if getattr(ALGORITHMS.get(name), method) is not getattr(Trainer, method)]
+        return UserError(f"algorithm {self.config.algorithm}: {what}; those that can: {', '.join(able)}")
+
+    def require(self, method: str, what: str) -> None:
+        """Raises `lacks(method, what)` unless the algorithm has its own `method`."""
+        if getattr(type(self), method) is getattr(Trainer, method):
+            raise self.lacks(method, what)
+
     def codes(self) -> list[Code]:
         """What single entries of a latent vector say, and through which values `genlab traverse` walks them."""
         raise UserError(f"algorithm {self.config.algorithm}: has no codes to traverse")
@@ -199,6 +228,9 @@ class Trainer:
         from genlab.data import BatchStream
 
         return BatchStream(dataset, self.config.data.batch_size, **settings)
+
+    def begin(self) -> None:
+        """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
 
     def preview(
         self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]

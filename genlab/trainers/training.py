@@ -97,6 +97,8 @@ def train(
             checkpoint = load_checkpoint(plan.source)
             check_compatible(checkpoint, config, dataset.contents)
         trainer = ALGORITHMS.get(config.algorithm)(config, DataSpec.of(dataset), device=target, distributed=distributed)
+        if checkpoint is None:
+            trainer.begin()
         stream = trainer.open_stream(
             dataset,
             seed=derive_seed(config.seed, "data"),
