@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from genlab.models.autoencoder import Autoencoder, CodeClassifier, Encoder
-from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.conditional import (
     ConditionalDcganDiscriminator,
     ConditionalDcganGenerator,
     ConditionalMlpDiscriminator,
     ConditionalMlpGenerator,
 )
+from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
 from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
 from genlab.models.mlp import MlpDiscriminator, MlpGenerator

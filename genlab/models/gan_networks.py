@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
+from genlab.models.mlp import MlpDiscriminator, MlpGenerator
 from genlab.registry import Registry
 
 Shape = tuple[int, ...]
@@ -40,6 +41,25 @@ def _dcgan_discriminator(shape: Shape, model: Any) -> nn.Module:
     return DcganDiscriminator(square_side(shape), shape[0], model.base_channels, batch_norm=batch_norm)
 
 
+def _mlp_generator(shape: Shape, model: Any) -> nn.Module:
+    sizes = model.mlp
+    return MlpGenerator(
+        shape, model.latent_dim, sizes.generator_hidden, activation=sizes.generator_activation,
+        negative_slope=sizes.negative_slope, pieces=sizes.pieces, batch_norm=sizes.generator_batch_norm,
+        dropout=sizes.generator_dropout, output=sizes.output, weight_range=sizes.generator_weight_range,
+    )  # fmt: skip
+
+
+def _mlp_discriminator(shape: Shape, model: Any) -> nn.Module:
+    sizes = model.mlp
+    return MlpDiscriminator(
+        shape, sizes.discriminator_hidden, activation=sizes.discriminator_activation,
+        negative_slope=sizes.negative_slope, pieces=sizes.pieces, batch_norm=sizes.discriminator_batch_norm,
+        input_dropout=sizes.input_dropout, dropout=sizes.discriminator_dropout, unit_range=sizes.unit_range,
+        weight_range=sizes.discriminator_weight_range,
+    )  # fmt: skip
+
+
 def square_side(shape: Shape) -> int:
     """Pixels of a side of square images (C, H, W).
 
@@ -53,3 +73,4 @@ def square_side(shape: Shape) -> int:
 
 GAN_NETWORKS: Registry[GanNetworks] = Registry("network")
 GAN_NETWORKS.register("dcgan")(GanNetworks(_dcgan_generator, _dcgan_discriminator))
+GAN_NETWORKS.register("mlp")(GanNetworks(_mlp_generator, _mlp_discriminator, ("images", "points")))

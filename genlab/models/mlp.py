@@ -10,12 +10,45 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from genlab.config import Section
 from genlab.nn import BatchNormAct1d
 from genlab.ops import activation as act
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+HiddenActivation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "maxout"]
+
+
+class MlpConfig(Section):
+    """`model.mlp`: sizes of generator and discriminator of network mlp."""
+
+    generator_hidden: list[Width] = Field(default_factory=lambda: [1200, 1200], max_length=16)
+    generator_activation: HiddenActivation = "relu"
+    generator_batch_norm: bool = False
+    generator_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer's output set to zero")
+    generator_weight_range: float | None = Field(None, gt=0, description="first weights from U(-r, r); null: torch's")
+    output: Literal["auto", "tanh", "sigmoid", "none"] = Field("auto", description="auto: tanh, and none for points")
+    discriminator_hidden: list[Width] = Field(default_factory=lambda: [240, 240], max_length=16)
+    discriminator_activation: HiddenActivation = "leaky_relu"
+    discriminator_batch_norm: bool = False
+    discriminator_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer's output set to zero")
+    discriminator_weight_range: float | None = Field(None, gt=0, description="first weights from U(-r, r)")
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="share of the discriminator's inputs set to zero")
+    unit_range: bool = Field(False, description="the discriminator sees pixels in [0, 1], so that zero is black")
+    negative_slope: float = Field(0.2, ge=0, description="of leaky_relu")
+    pieces: int = Field(5, ge=1, le=64, description="affine maps of a maxout unit")
+
+    @model_validator(mode="after")
+    def _no_normalised_maxout(self) -> MlpConfig:
+        for player in ("generator", "discriminator"):
+            if getattr(self, f"{player}_activation") == "maxout" and getattr(self, f"{player}_batch_norm"):
+                raise ValueError(f"expected {player}_batch_norm=false with {player}_activation=maxout, got true")
+        return self
 
 
 class Activation(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -14,12 +15,18 @@ from genlab.ema import EmaConfig
 from genlab.errors import ConfigError
 from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.models.gan_networks import GAN_NETWORKS
+from genlab.models.mlp import MlpConfig
 from genlab.optimizers import build_optimizer
 from genlab.registry import nearest
 from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig, apply_spectral_norm
 from genlab.trainers.base import Metrics, Trainer
 
 Condition = tuple[Tensor, ...]
+UNIFORM_RANGES = {
+    "uniform": (-1.0, 1.0),
+    "uniform_unit_variance": (-math.sqrt(3), math.sqrt(3)),
+    "uniform_positive": (0.0, 1.0),
+}
 
 
 class GanConfig(Section):
@@ -46,11 +53,12 @@ class GanModelConfig(Section):
     network: str = Field("dcgan", description="family of generator and discriminator")
     discriminator: str | None = Field(None, description="family of the discriminator where it is another")
     latent_dim: int = Field(100, ge=1, le=4096, description="length of z")
-    latent_distribution: Literal["normal", "uniform"] = Field(
-        "normal", description="of z: N(0, 1) as in the authors' code of DCGAN, or U(-1, 1) as in its paper"
+    latent_distribution: Literal["normal", "uniform", "uniform_unit_variance", "uniform_positive"] = Field(
+        "normal", description="of z: N(0, 1), U(-1, 1), U(-sqrt 3, sqrt 3) as GAN's authors, or U(0, 1)"
     )
     base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
     discriminator_batch_norm: bool = Field(True, description="false where a gradient penalty is taken per sample")
+    mlp: MlpConfig = Field(default_factory=MlpConfig, description="sizes of network mlp")
 
     @field_validator("network", "discriminator")
     @classmethod
@@ -119,9 +127,11 @@ class GanTrainer(Trainer):
 
     def draw_noise(self, count: int) -> Tensor:
         """z of the local batch, (count, latent_dim)."""
-        if self.config.model.latent_distribution == "uniform":
-            return self.noise.uniform(count, self.config.model.latent_dim).mul_(2).sub_(1)
-        return self.noise.normal(count, self.config.model.latent_dim)
+        model = self.config.model
+        if model.latent_distribution == "normal":
+            return self.noise.normal(count, model.latent_dim)
+        low, high = UNIFORM_RANGES[model.latent_distribution]
+        return self.noise.uniform(count, model.latent_dim).mul_(high - low).add_(low)
 
     def generate(self, z: Tensor, condition: Condition = (), *, keep_graph: bool) -> list[Tensor]:
         """G(z) of each micro-batch. With several of them no graph is kept: its memory is what they are to save."""
@@ -183,10 +193,11 @@ class GanTrainer(Trainer):
     # Sampling.
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
-        size = (count, self.config.model.latent_dim)
-        if self.config.model.latent_distribution == "uniform":
-            return (torch.rand(*size, generator=generator) * 2 - 1).to(self.device)
-        return torch.randn(*size, generator=generator).to(self.device)
+        model = self.config.model
+        if model.latent_distribution == "normal":
+            return torch.randn(count, model.latent_dim, generator=generator).to(self.device)
+        low, high = UNIFORM_RANGES[model.latent_distribution]
+        return torch.rand(count, model.latent_dim, generator=generator).mul_(high - low).add_(low).to(self.device)
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_labels(labels)
