@@ -118,6 +118,9 @@ class TrainConfig(Section):
     keep_last: int = Field(3, ge=1, description="checkpoints kept beside the best one")
     tensorboard: bool = Field(True, description="write curves for TensorBoard beside log.jsonl")
     on_nan: Literal["stop", "rollback"] = Field("stop", description="a loss that is not finite: stop, or go back")
+    on_collapse: Literal["warn", "stop", "rollback"] = Field(
+        "warn", description="what else is done where the diagnosis finds a collapse or a divergence"
+    )
     max_rollbacks: int = Field(3, ge=1, description="how often `rollback` goes back before it stops")
     deterministic: bool = Field(True, description="only operations that give the same bits again")
 

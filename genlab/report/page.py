@@ -90,7 +90,8 @@ def _events(record: RunRecord) -> str:
 def describe_event(event: dict[str, Any]) -> str:
     """A row of the log that is no measurement, in words: a note's text, else each fact after its name."""
     if "text" in event:
-        return str(event["text"])
+        place = f"step {event['step']}: " if event["event"] == "diagnosis" and "step" in event else ""
+        return place + str(event["text"])
     return ", ".join(f"{key} {_plain(value)}" for key, value in event.items() if key not in {"event", "time"})
 
 

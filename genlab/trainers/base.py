@@ -24,6 +24,16 @@ from genlab.precision import Precision
 from genlab.schedules import build_schedule
 from genlab.seeding import generator, seed_everything
 from genlab.trainers.data_spec import DataSpec
+from genlab.trainers.diagnosis import (
+    DIVERSITY_SAMPLES,
+    Finding,
+    Thresholds,
+    collapse_finding,
+    diversity_signs,
+    fixed_samples,
+    gradient_norm,
+    sample_values,
+)
 from genlab.trainers.update import Update
 
 if TYPE_CHECKING:
@@ -71,12 +81,16 @@ class Trainer:
         data_kinds: kinds of data set that the algorithm can learn from.
         draws_samples: whether `sample` makes new images from noise alone, so that FID and the like can be taken.
         own_score_names: names that `scores` may give.
+        thresholds: when `findings` calls a number ill.
+        watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
+        gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
     """
 
     config_class: ClassVar[type[RunConfig]] = RunConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("images",)
     draws_samples: ClassVar[bool] = True
     own_score_names: ClassVar[tuple[str, ...]] = ()
+    thresholds: ClassVar[Thresholds] = Thresholds()
 
     def __init__(
         self,
@@ -98,6 +112,8 @@ class Trainer:
         self.precision = Precision(config.train.precision, self.device)
         self.step = 0
         self.use_ema = True
+        self.watches_gradients = False
+        self.gradient_norms: dict[str, Tensor] = {}
         self.micro_batch_count = config.train.grad_accumulation
         self._check_batch_split()
 
@@ -188,11 +204,6 @@ class Trainer:
         able = [name for name in ALGORITHMS if getattr(ALGORITHMS.get(name), method) is not getattr(Trainer, method)]
         return UserError(f"algorithm {self.config.algorithm}: {what}; those that can: {', '.join(able)}")
 
-    def require(self, method: str, what: str) -> None:
-        """Raises `lacks(method, what)` unless the algorithm has its own `method`."""
-        if getattr(type(self), method) is getattr(Trainer, method):
-            raise self.lacks(method, what)
-
     def codes(self) -> list[Code]:
         """What single entries of a latent vector say, and through which values `genlab traverse` walks them."""
         raise UserError(f"algorithm {self.config.algorithm}: has no codes to traverse")
@@ -232,9 +243,7 @@ class Trainer:
     def begin(self) -> None:
         """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
 
-    def preview(
-        self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]
-    ) -> list[Picture]:
+    def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
         """The pictures that training writes every `train.sample_every` steps.
 
         Args:
@@ -247,6 +256,30 @@ class Trainer:
     def scores(self, data: EvaluationData) -> list[Score]:
         """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
         return []
+
+    def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
+        """Numbers that a log row has beside the averages of its interval, taken at the interval's last step.
+
+        Here: how varied the samples are beside the data (`diversity_signs`). An algorithm may add its own.
+
+        Args:
+            examples: n -> n evenly spaced, unvaried samples of the training set on the device, the same every time.
+        """
+        if not self.draws_samples:
+            return {}
+        real = sample_values(examples(DIVERSITY_SAMPLES))
+        if len(real) < 2:
+            return {}
+        return diversity_signs(fixed_samples(self, len(real)), real)
+
+    def findings(self, values: dict[str, float]) -> list[Finding]:
+        """What is wrong by the numbers of one log interval; the loop tells it once it has lasted.
+
+        Args:
+            values: the log's row: averages of what `train_step` returned, "grad_norm_<optimiser>", vital signs.
+        """
+        collapse = collapse_finding(values, self.thresholds)
+        return [] if collapse is None else [collapse]
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON values) that a resumed run needs beside networks, optimisers, averages and generators."""
@@ -281,6 +314,8 @@ class Trainer:
                 for parameter in parameters:
                     parameter.requires_grad_(True)
         self.distributed.average_gradients(self._trainable[name])
+        if self.watches_gradients:
+            self.gradient_norms[name] = gradient_norm(self._trainable[name]) / scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
 

@@ -30,6 +30,7 @@ class Progress:
         rollbacks: how often it went back.
         last_scores: rows of the last evaluation.
         best: {"step", "name", "value"} of the best score so far, with the "scores" of that evaluation.
+        diagnosis: what the diagnosis remembers.
     """
 
     seconds: float = 0.0
@@ -38,6 +39,7 @@ class Progress:
     rollbacks: int = 0
     last_scores: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    diagnosis: dict[str, Any] = field(default_factory=dict)
 
 
 class Recorder:
@@ -107,14 +109,14 @@ class Recorder:
         trainer = self.trainer
         with preserved_rng(trainer.device):
             count, draws = self._train.sample_count, generator(trainer.config.seed, "samples")
-            pictures = trainer.preview(count, draws, self._examples)
+            pictures = trainer.preview(count, draws, self.examples)
         for picture in pictures:
             path = self.run.sample_path(trainer.step, picture.name)
             with reporting_write_errors(path):
                 save_grid(picture.images, path, columns=picture.columns)
             self.tell("on_samples", trainer.step, path)
 
-    def _examples(self, count: int) -> Batch:
+    def examples(self, count: int) -> Batch:
         """Evenly spaced, unvaried samples of the training set; fewer where it has fewer."""
         from genlab.data import evenly_spaced
 
