@@ -38,8 +38,8 @@ def classification_scores(
         data.progress("classification", seen, len(dataset))
     accuracy = right / seen
     deviation = 100 * math.sqrt(accuracy * (1 - accuracy) / seen)
-    counts = {"split": dataset.split, "real": seen, "wrong": seen - right, "fingerprint": dataset.fingerprint}
-    protocol = {"unit": "%", **counts, **facts}
+    source = {"source": dataset.name, "split": dataset.split, "count": seen, "fingerprint": dataset.fingerprint}
+    protocol = {"real": source, "unit": "%", "wrong": seen - right, **facts}
     return [
         Score("test_error", 100 * (1 - accuracy), deviation, protocol, lower_is_better=True),
         Score("test_accuracy", 100 * accuracy, deviation, protocol, lower_is_better=False),

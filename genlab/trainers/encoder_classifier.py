@@ -53,7 +53,7 @@ class ClassifierConfig(Section):
 
     labels: int | None = Field(None, ge=1, description="labelled images, as many of each class; null: all")
     label_seed: int = Field(0, ge=0, description="which images those are")
-    freeze: bool | int = Field(True, description="the encoder stays as it is; a number: for so many first steps")
+    freeze: bool | int = Field(False, description="the encoder stays as it is; a number: for so many first steps")
 
 
 class EncoderClassifierConfig(RunConfig):
