@@ -356,3 +356,27 @@ def test_a_conditional_model_of_unlabelled_data_is_refused():
 def test_learning_rates_default_to_adams_own_also_where_one_is_given():
     optimizer = load_config("vae_tiny", ["optimizer.lr=0.01"]).optimizer
     assert (optimizer.lr, optimizer.betas, optimizer.eps) == (0.01, (0.9, 0.999), 1e-8)
+
+
+# Collapse.
+
+
+def test_a_posterior_that_says_nothing_is_told_in_plain_words_after_the_warm_up(tmp_path):
+    """beta = 1000 makes any information too dear: the decoder learns to do without z."""
+    overrides = ["vae.beta=1000", "train.steps=260", "train.log_every=10", "train.tensorboard=false"]
+    config = load_config("vae_tiny", [*overrides, "train.sample_every=999", "train.checkpoint_every=999"])
+    train(config, tmp_path / "run", evaluator=None)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = [row for row in rows if row.get("event") == "diagnosis" and row["what"] == "posterior"]
+    assert len(told) == 1
+    assert "none of 4 latents carries more than 0.01 nats, so the decoder ignores z" in told[0]["text"]
+
+
+def test_no_collapse_is_told_while_the_kl_is_still_warming_up_or_a_latent_is_in_use():
+    trainer = build("vae.kl_warmup_steps=100")
+    silent, busy = {"active_latents": 0.0}, {"active_latents": 1.0}
+    trainer.step = 99
+    assert trainer.findings(silent) == []
+    trainer.step = 100
+    assert [finding.what for finding in trainer.findings(silent)] == ["posterior"]
+    assert trainer.findings(busy) == []
