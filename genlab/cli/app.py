@@ -17,6 +17,7 @@ import typer
 from genlab import __version__
 from genlab.cli import (
     anomalies,
+    arithmetic,
     bench,
     build,
     generate,
@@ -61,6 +62,7 @@ def build_app() -> typer.Typer:
         generate,
         translate,
         traverse,
+        arithmetic,
         reconstruct,
         anomalies,
         score,

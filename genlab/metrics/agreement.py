@@ -22,7 +22,7 @@ def judge_agreement(
     """Share of generated images that the judge assigns to the class they were asked for.
 
     Classes are asked for in turn, so that each counts the same. A perfect generator reaches about the judge's accuracy
-    on real images, which the protocol names beside the share of every class.
+    on real images, which the protocol names with the judge's hash, beside the share of every class.
 
     Args:
         sample: (count, generator, labels) -> images (count, C, H, W) in [-1, 1].
@@ -36,7 +36,7 @@ def judge_agreement(
     if not classes:
         raise MetricError(f"judge {judge.name!r}: expected a classifier of the data set, got one without classes")
     generator = data.generator()
-    asked, hits = torch.zeros(classes), torch.zeros(classes)
+    asked, hits = torch.zeros(2, classes, dtype=torch.float64)
     for start in range(0, data.samples, data.batch_size):
         data.progress("judge samples", start, data.samples)
         labels = torch.arange(start, min(start + data.batch_size, data.samples)) % classes
@@ -47,8 +47,7 @@ def judge_agreement(
     data.progress("judge samples", data.samples, data.samples)
     protocol = {
         **judge.describe(),
-        "judge_accuracy": judge.accuracy,
-        "count": data.samples,
+        "fake": {"source": "generator", "count": data.samples},
         "labels": "every class in turn",
         "seed": data.seed,
         "share_by_class": [round(share, 4) for share in (hits / asked).nan_to_num(0.0).tolist()],

@@ -38,8 +38,7 @@ def code_errors(trainer: InfoGanTrainer, data: EvaluationData) -> list[Score]:
         error, matched = matching_error(found[index], truth, size, classes)
         names = trainer.data.class_names
         protocol = {
-            "split": "test",
-            "count": len(truth),
+            "real": {"source": dataset.name, "split": "test", "count": len(truth)},
             "code": f"c{index + 1} of {size} values, argmax of Q(c|x)",
             "matching": "one to one, most right samples, on the same images",
             "classes": [None if match is None else names[match] if names else match for match in matched],
@@ -62,7 +61,7 @@ def information_score(trainer: InfoGanTrainer, data: EvaluationData) -> Score:
     entropy = spec.entropy()
     bounds = {kind: total / data.samples + entropy[kind] for kind, total in sums.items()}
     protocol = {
-        "count": data.samples,
+        "fake": {"source": "generator", "count": data.samples},
         "seed": data.seed,
         "unit": "nats",
         "bound_by_kind": {kind: round(value, 4) for kind, value in bounds.items()},
