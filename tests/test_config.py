@@ -15,6 +15,7 @@ from genlab.config import (
     parse_config,
     read_yaml,
 )
+from genlab.data import DATASETS
 from genlab.errors import ConfigError
 from genlab.trainers import ALGORITHMS
 
@@ -42,8 +43,11 @@ def test_every_configuration_builds_its_networks(path):
     from genlab.trainers import DataSpec
 
     config = load_config(path)
-    shape = (config.data.channels or (3 if "cifar" in path.stem else 1), *config.data.height_width)
-    trainer = ALGORITHMS.get(config.algorithm)(config, DataSpec(config.data.name, "images", shape, 10))
+    kind = DATASETS.get(config.data.name).kind
+    colour = any(word in path.stem for word in ("cifar", "faces")) or kind in ("paired", "unpaired")
+    shape = (config.data.channels or (3 if colour else 1), *config.data.height_width)
+    spec = DataSpec(config.data.name, kind, (2,) if kind == "points" else shape, 10 if kind == "images" else None)
+    trainer = ALGORITHMS.get(config.algorithm)(config, spec)
     assert trainer.networks
     assert trainer.optimizers
 
@@ -165,3 +169,13 @@ def test_a_configuration_cannot_be_changed_once_made():
 
 def test_flatten_keeps_empty_sections():
     assert flatten({"a": {"b": 1, "c": {}}, "d": None}) == {"a.b": 1, "a.c": {}, "d": None}
+
+
+def test_one_key_of_a_section_keeps_the_algorithms_own_defaults_of_the_others():
+    config = load_config("progressive_tiny", ["generator_optimizer.eps=1e-6", "gan.regularizers.r1.weight=3"])
+    assert config.generator_optimizer.lr == 1e-3  # not OptimizerConfig's own 2e-4
+    assert config.generator_optimizer.betas == (0.0, 0.99)
+    assert config.gan.loss == "wasserstein"
+    assert config.gan.regularizers.gradient_penalty is not None
+    assert config.gan.regularizers.r1.weight == 3
+    assert load_config("progressive_tiny", ["gan.regularizers.drift=null"]).gan.regularizers.drift is None
