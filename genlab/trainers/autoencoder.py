@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from genlab.config import OptimizerConfig, RunConfig, Section
+from genlab.config import RunConfig, Section
 from genlab.models.autoencoder import Autoencoder
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
-from genlab.trainers.stack import StackConfig, to_images, to_intensities
+from genlab.trainers.stack import AdamConfig, StackConfig, to_images, to_intensities
 
 if TYPE_CHECKING:
     from genlab.metrics import Score
@@ -46,6 +46,7 @@ class CorruptionConfig(Section):
 
     gaussian: float = Field(0.0, ge=0, le=10, description="standard deviation, in units of the intensities' range")
     masking: float = Field(0.0, ge=0, lt=1, description="share of the components set to 0, drawn anew each time")
+    pretraining_only: bool = Field(False, description="the whole is then trained on clean images")
 
 
 class PretrainingConfig(Section):
@@ -61,7 +62,7 @@ class AutoencoderConfig(RunConfig):
     reconstruction: Literal["mse", "cross_entropy"] = Field("mse", description="the loss, summed over the pixels")
     corruption: CorruptionConfig = Field(default_factory=CorruptionConfig)
     pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig)
-    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999)))
+    optimizer: AdamConfig = Field(default_factory=AdamConfig)
 
     @property
     def layer_steps(self) -> list[int]:
@@ -161,6 +162,8 @@ class AutoencoderTrainer(Trainer):
     def _draw_noise(self, count: int, shape: tuple[int, ...]) -> list[Tensor | None]:
         """Normal and uniform numbers for `_corrupt`; None for a corruption that is off."""
         corruption = self.config.corruption
+        if corruption.pretraining_only and self.layer_in_training is None:
+            return [None, None]
         return [
             self.noise.normal(count, *shape) if corruption.gaussian else None,
             self.noise.uniform(count, *shape) if corruption.masking else None,
@@ -194,7 +197,7 @@ class AutoencoderTrainer(Trainer):
 
     def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
         corruption = self.config.corruption
-        if not corruption.gaussian and not corruption.masking:
+        if corruption.pretraining_only or not (corruption.gaussian or corruption.masking):
             return None
         noise = [torch.randn(images.shape, generator=generator), torch.rand(images.shape, generator=generator)]
         wanted = [corruption.gaussian, corruption.masking]
