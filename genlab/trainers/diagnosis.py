@@ -204,6 +204,43 @@ def collapse_finding(values: dict[str, float], limits: Thresholds) -> Finding | 
 
 
 @torch.no_grad()
+def discriminator_signs(real_logits: Tensor, fake_logits: Tensor, boundary: float | None) -> dict[str, Tensor]:
+    """How well a discriminator tells real from generated samples.
+
+    Args:
+        real_logits, fake_logits: of any shape.
+        boundary: of the loss, see `genlab.losses.AdversarialLoss`.
+
+    Returns:
+        "margin": difference of the mean logits; "accuracy": share called rightly, half of it of real samples, where
+        there is a boundary. 0-d tensors.
+    """
+    real, fake = real_logits.detach().float(), fake_logits.detach().float()
+    signs = {"margin": real.mean() - fake.mean()}
+    if boundary is not None:
+        signs["accuracy"] = ((real > boundary).float().mean() + (fake < boundary).float().mean()) / 2
+    return signs
+
+
+def saturation_finding(values: dict[str, float], limits: Thresholds) -> Finding | None:
+    """A discriminator that leaves the generator nothing to learn from, as `discriminator_signs` shows it, or None."""
+    certain = values.get("accuracy", 0.0) >= limits.accuracy and values.get("loss_d", 1.0) <= limits.margin_loss
+    vanished = values.get("grad_norm_generator", 1.0) < limits.vanished_gradient
+    if not (certain or vanished):
+        return None
+    if certain:
+        seen = f"it tells {values['accuracy']:.1%} of the samples apart at a loss of {values['loss_d']:.2g}"
+    else:
+        seen = f"the generator's gradient has a length of only {values['grad_norm_generator']:.1g}"
+    return Finding(
+        "saturation",
+        f"the discriminator has won: {seen}, so the generator learns next to nothing. What helps: a lower rate of "
+        "learning for the discriminator, gan.regularizers.r1 or gradient_penalty, more data, or data.flip",
+        serious=False,
+    )
+
+
+@torch.no_grad()
 def gradient_norm(parameters: list[Tensor]) -> Tensor:
     """Euclidean length of all gradients together, 0-d; 0 where there are none."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
