@@ -181,15 +181,15 @@ def test_all_labels_give_a_classifier_and_the_scores_say_what_they_depend_on():
         trainer.advance(next(stream))
     error, accuracy = trainer.scores(EvaluationData(trainer.config, trainer.device, 100))
     assert (error.name, accuracy.name) == trainer.own_score_names
-    assert accuracy.value > 93
-    assert error.value == pytest.approx(100 - accuracy.value)
+    assert accuracy.value > 0.93
+    assert error.value == pytest.approx(1 - accuracy.value)
     assert not error.higher_is_better
     assert accuracy.higher_is_better
     test = data.build(trainer.config.data, "test")
     images = torch.cat([b["image"] for b in data.iterate(test, 100)])
     wrong = int((trainer.predict(images).argmax(1) != test.labels).sum())
     assert error.protocol["wrong"] == wrong
-    assert error.value == pytest.approx(100 * wrong / len(test))
+    assert error.value == pytest.approx(wrong / len(test))
     assert error.protocol["real"]["count"] == 297
     assert {"labels", "label_seed", "freeze", "pretrained"} <= error.protocol.keys()
 
