@@ -202,7 +202,7 @@ def linear_trainer() -> tuple[VaeTrainer, data.ImageDataset, torch.Tensor]:
         encoder.moments.weight.copy_(torch.cat([(weight / noise / precision).t(), torch.zeros(3, 64)]))
         encoder.moments.bias.copy_(torch.cat([-(weight / noise / precision).t() @ bias, -precision.log()]))
     dataset = data.build(trainer.config.data, "test")
-    x = dataset.fetch(torch.arange(50).numpy())["image"].flatten(1)
+    x = dataset.fetch(data.evenly_spaced(len(dataset), 50))["image"].flatten(1)
     marginal = torch.distributions.MultivariateNormal(bias, weight @ weight.t() + noise * torch.eye(64))
     return trainer, dataset, marginal.log_prob(x).double()
 
@@ -214,9 +214,9 @@ def test_nll_and_elbo_of_a_linear_gaussian_vae_are_the_analytic_likelihood():
     torch.testing.assert_close(found.elbo, exact, rtol=0.02, atol=1.0)  # its reconstruction is an average of 20 draws
     with torch.no_grad():
         trainer.networks["encoder"].moments.bias[3:] += 1.0  # a posterior that is too wide costs the ELBO, not the nll
-    wide = measure_likelihood(trainer, dataset, draws=20_000, images=10)
-    assert (wide.elbo < exact[:10] - 0.5).all()
-    torch.testing.assert_close(wide.bounds[20_000], exact[:10], rtol=0, atol=0.15)
+    wide = measure_likelihood(trainer, dataset, draws=5000, images=50)
+    assert (wide.elbo < exact - 0.5).all()
+    torch.testing.assert_close(wide.bounds[5000], exact, rtol=0, atol=0.25)
 
 
 def test_scores_name_everything_that_they_depend_on():
@@ -258,7 +258,8 @@ def test_a_short_training_beats_what_pixels_alone_could_tell(tmp_path):
     parts = [trainer.binarised(data.build(config.data, split)) for split in ("train", "test")]
     fit, seen = (part.fetch(torch.arange(len(part)).numpy())["image"].flatten(1) > 0 for part in parts)
     share = (fit.float().mean(0) * len(fit) + 1) / (len(fit) + 2)
-    floor = -(seen[:100] * share.log() + ~seen[:100] * (1 - share).log()).sum(1).mean()
+    seen = seen[data.evenly_spaced(len(seen), 100)]  # as the score picks them
+    floor = -(seen * share.log() + ~seen * (1 - share).log()).sum(1).mean()
     assert scores["nll"] < float(floor) - 2
     assert scores["nll"] < -scores["elbo"]
     assert scores["active_units"] == 4
