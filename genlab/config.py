@@ -265,7 +265,7 @@ def _copy_tree(value: Any) -> Any:
 def find_config(name: str | Path) -> Path:
     """The file that `name` means: a path, or the stem of a file in the configs folder."""
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
         return path
     listed = {file.stem: file for file in sorted(config_directory().glob("*.yaml"))}
     if str(name) in listed:

@@ -179,3 +179,10 @@ def test_one_key_of_a_section_keeps_the_algorithms_own_defaults_of_the_others():
     assert config.gan.regularizers.gradient_penalty is not None
     assert config.gan.regularizers.r1.weight == 3
     assert load_config("progressive_tiny", ["gan.regularizers.drift=null"]).gan.regularizers.drift is None
+
+
+def test_a_folder_of_a_configurations_name_does_not_hide_it(tmp_path, monkeypatch):
+    """`genlab train dcgan_tiny` inside runs/, where a run may be called so."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dcgan_tiny").mkdir()
+    assert load_config("dcgan_tiny").algorithm == "dcgan"
