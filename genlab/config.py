@@ -266,10 +266,12 @@ def find_config(name: str | Path) -> Path:
     """The file that `name` means: a path, or the stem of a file in the configs folder."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        return path
+        return path  # a folder only where no configuration has its name
     listed = {file.stem: file for file in sorted(config_directory().glob("*.yaml"))}
     if str(name) in listed:
         return listed[str(name)]
+    if path.exists():
+        return path
     guess = nearest(str(name), listed)
     hint = f"; did you mean {guess!r}?" if guess else ""
     raise ConfigError(f"config {name}: no such file or listed config{hint}; `genlab list configs` shows them")
