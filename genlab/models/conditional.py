@@ -149,8 +149,9 @@ class ProjectionMlpDiscriminator(nn.Module):
 
     def __init__(self, shape: Sequence[int], num_classes: int, **settings) -> None:
         super().__init__()
-        self.body = MlpDiscriminator(shape, **settings)
-        self.projection = Projection(num_classes, self.body.feature_dim)
+        body = MlpDiscriminator(shape, **settings)
+        self.projection = Projection(num_classes, body.feature_dim)
+        self.body = body  # behind the projection: phi is the input of the last layer, as penalties on codes expect
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """(N, C, H, W) and int64 labels (N,) to logits (N,)."""
@@ -231,11 +232,10 @@ class ConditionalDcganDiscriminator(nn.Module):
         _check("ConditionalDcganDiscriminator", conditioning, DISCRIMINATOR_CONDITIONING)
         self.num_classes = num_classes
         joined = num_classes if conditioning == "concat" else 0
-        self.body = DcganDiscriminator(image_size, image_channels + joined, base_channels, batch_norm=batch_norm)
-        self.projection = None
-        if conditioning == "projection":
-            last = self.body.layers[-1]
-            self.projection = Projection(num_classes, last.in_channels * STAGES[image_size][0] ** 2)
+        body = DcganDiscriminator(image_size, image_channels + joined, base_channels, batch_norm=batch_norm)
+        features = body.layers[-1].in_channels * STAGES[image_size][0] ** 2
+        self.projection = Projection(num_classes, features) if conditioning == "projection" else None
+        self.body = body  # behind the projection: phi is the input of the last layer, as penalties on codes expect
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """(N, image_channels, image_size, image_size) and int64 labels (N,) to logits (N,)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from genlab.trainers.base import Batch, Metrics
+from genlab.trainers.diagnosis import sample_values
 from genlab.trainers.gan import GanModelConfig, GanRunConfig, GanTrainer
 
 
@@ -33,7 +34,7 @@ class GoodfellowGanTrainer(GanTrainer):
 
     def train_step(self, *batches: Batch) -> Metrics:
         for k, batch in enumerate(batches):
-            x = batch["point" if self.data.kind == "points" else "image"]
+            x = sample_values(batch)
             fakes = self.generate(self.draw_noise(x.shape[0]), keep_graph=False)
             metrics = self.update_discriminator(x, fakes, update_number=self.step * len(batches) + k)
         z = self.draw_noise(x.shape[0])

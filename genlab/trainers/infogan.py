@@ -19,6 +19,7 @@ from genlab.errors import ConfigError
 from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
 from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
+from genlab.trainers.diagnosis import discriminator_signs
 from genlab.trainers.gan import UNIFORM_RANGES, GanTrainer
 from genlab.trainers.infogan_config import InfoGanConfig
 from genlab.traversal import Code, rows_to_grid, walk_codes
@@ -65,30 +66,38 @@ class InfoGanTrainer(GanTrainer):
 
     def update_discriminator_and_q(self, real: Tensor, fakes: list[Tensor], z: Tensor, update_number: int) -> Metrics:
         """Descends D's loss and -lambda L_I on x and G(z), trunk and both heads; no gradient reaches the generator."""
-        network = self.networks["discriminator"]
+        network, regularizer, seen = self.networks["discriminator"], self.regularizer, []
         mixing = self.draw_mixing(real)
         with self.update("discriminator") as update:
             for x, fake, share, part in update.micro_batches(real, torch.cat(fakes).detach(), mixing, z):
-                with self.autocast():
+                with self.autocast(), regularizer.watch(network) as codes:
                     real_logits, (fake_logits, statistics) = network(x), network.recognise(fake)
                 loss_d = self.loss.discriminator_loss(real_logits, fake_logits)
                 bounds, weighted = self.information(statistics, part)
-                penalties = self.regularizer.penalties(network, x, fake, share, update_number)
+                penalties = regularizer.penalties(
+                    network, x, fake, share, update_number, real_logits=real_logits, codes=codes
+                )
                 update.backward(sum(penalties.values(), loss_d - weighted))
-                update.record(loss_d=loss_d, real_logit=real_logits.mean(), fake_logit=fake_logits.mean())
-                update.record(**penalties, **bounds)
+                update.record(loss_d=loss_d, real_logit=real_logits.mean(), fake_logit=fake_logits.mean(), **penalties)
+                update.record(**bounds, **discriminator_signs(real_logits, fake_logits, self.loss.boundary))
+                seen += codes[:1]
+        regularizer.remember("real", seen, self.distributed)
         return update.metrics
 
     def update_generator(self, z: Tensor, fakes: list[Tensor]) -> Metrics:
         """Descends G's loss and -lambda L_I through the frozen discriminator and Q."""
+        network, regularizer, seen = self.networks["discriminator"], self.regularizer, []
         with self.update("generator") as update:
             for fake, part in zip(fakes, z.chunk(self.micro_batch_count), strict=True):
-                with self.autocast():
+                with self.autocast(), regularizer.watch(network) as codes:
                     fake = fake if fake.requires_grad else self.networks["generator"](part)
-                    fake_logits, statistics = self.networks["discriminator"].recognise(fake)
+                    fake_logits, statistics = network.recognise(fake)
                 loss_g = self.loss.generator_loss(fake_logits)
-                update.backward(loss_g - self.information(statistics, part)[1])
-                update.record(loss_g=loss_g)
+                penalties = regularizer.generator_penalties(codes)
+                update.backward(sum(penalties.values(), loss_g - self.information(statistics, part)[1]))
+                update.record(loss_g=loss_g, **penalties)
+                seen += codes
+        regularizer.remember("generated", seen, self.distributed)
         return update.metrics
 
     def information(self, statistics: Tensor, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -74,6 +74,23 @@ def test_the_trained_bound_rises_towards_the_entropy_of_the_codes():
     assert 0.4 * entropy < bounds[-1] <= entropy
 
 
+def test_penalties_and_signs_are_those_of_every_gan():
+    penalties = "{gradient_penalty: {weight: 1}, drift: {weight: 1}, manifold_entropy: {weight: 1}}"
+    trainer = build(f"gan.regularizers={penalties}", "model.discriminator_batch_norm=false")
+    trainer.advance(batch())
+    metrics = trainer.advance(batch())
+    assert {
+        "gradient_penalty",
+        "drift",
+        "manifold_entropy",
+        "manifold_entropy_g",
+        "accuracy",
+        "margin",
+    } <= metrics.keys()
+    memories = trainer.regularizer.manifold_entropy.memories
+    assert {codes.shape[1] for codes in memories.values()} == {trainer.config.model.dense_width}
+
+
 def test_noise_and_codes_follow_the_specification_and_do_not_depend_on_who_draws():
     trainer = build("model.latent_distribution=uniform_positive")
     for z in (trainer.draw_noise(500), trainer.latents(500, torch.Generator().manual_seed(0))):
