@@ -87,7 +87,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return batch_norm_act(
             input, self.running_mean if keep else None, self.running_var if keep else None, weight, bias,
             use_batch, momentum, self.eps, activation=activation, negative_slope=self.negative_slope,
-            residual=residual, process_group=self._resolved_group(), impl=self.impl,
+            residual=residual, process_group=self._resolved_group() if self.training else None, impl=self.impl,
         )  # fmt: skip
 
     def _resolved_group(self) -> dist.ProcessGroup | None:
