@@ -51,7 +51,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="pictures of the final nll; default: the whole test split")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("override", nargs="*", help="further key=value of the configuration")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def measure(options: argparse.Namespace, k: int, seed: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from training_jobs import assert_same_checkpoint, finish, run_ranks
 
-from genlab import data
+from genlab import _extension, data, ops
 from genlab.config import load_config
 from genlab.errors import ConfigError, UserError
 from genlab.likelihood import gaussian_kl
@@ -381,3 +381,15 @@ def test_no_collapse_is_told_while_the_kl_is_still_warming_up_or_a_latent_is_in_
     trainer.step = 100
     assert [finding.what for finding in trainer.findings(silent)] == ["posterior"]
     assert trainer.findings(busy) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_convolutions_give_the_same_curve_natively_and_in_torch(precision):
+    if not _extension.status().available:
+        pytest.skip("the compiled extension is not here")
+    curves = []
+    for impl in ("native", "torch"):
+        with ops.default_impl(impl):
+            trainer = build("model.network=conv", "model.base_channels=8", f"train.precision={precision}")
+            curves.append([metrics_of(trainer, batch())["loss"] for _ in range(4)])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4 if precision == "fp32" else 2e-2)
