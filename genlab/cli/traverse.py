@@ -24,7 +24,6 @@ from genlab.cli.generate import (
 from genlab.errors import UserError
 
 if TYPE_CHECKING:
-
     from genlab.trainers import Trainer
 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Picture file to write.", metavar="PATH")]
