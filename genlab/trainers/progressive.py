@@ -184,8 +184,10 @@ class ProgressiveTrainer(GanTrainer):
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         generator = self.networks["generator"]
-        return {}, {"images": self.images, "level": generator.level, "alpha": generator.alpha}
+        tensors, _ = super().extra_state()
+        return tensors, {"images": self.images, "level": generator.level, "alpha": generator.alpha}
 
     def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        super().load_extra_state(tensors, values)
         self.images = int(values["images"])
         self._set_growth(int(values["level"]), float(values["alpha"]))  # those in use: the next step may change them
