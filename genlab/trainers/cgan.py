@@ -56,7 +56,7 @@ class CganModelConfig(GanModelConfig):
 
     @field_validator("network", "discriminator")
     @classmethod
-    def _conditional_network(cls, value: str | None) -> str | None:
+    def _known_network(cls, value: str | None) -> str | None:
         if value is not None and value not in CONDITIONAL_NETWORKS:
             guess = nearest(value, CONDITIONAL_NETWORKS.names())
             hint = f"; did you mean {guess!r}?" if guess else ""

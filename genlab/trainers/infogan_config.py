@@ -32,13 +32,8 @@ class InfoGanModelConfig(GanModelConfig):
         return value
 
     @model_validator(mode="after")
-    def _codes_add_up(self) -> InfoGanModelConfig:
-        codes = self.codes
-        total = self.noise_dim + codes.width
-        if total != self.latent_dim:
-            parts = [f"noise_dim {self.noise_dim}", f"categorical {'+'.join(map(str, self.categorical)) or 0}"]
-            parts += [f"uniform {self.uniform}", f"gaussian {self.gaussian}"]
-            raise ValueError(f"latent_dim: expected {total} = {' + '.join(parts)}, got {self.latent_dim}")
+    def _codes_exist(self) -> InfoGanModelConfig:
+        _ = self.codes  # raises where there is none, or one of fewer than two values
         return self
 
     @property
@@ -59,6 +54,16 @@ class InfoGanConfig(GanRunConfig):
 
     model: InfoGanModelConfig = Field(default_factory=InfoGanModelConfig)
     information: InformationConfig = Field(default_factory=InformationConfig, description="lambda by kind of code")
+
+    @model_validator(mode="after")
+    def _codes_add_up(self) -> InfoGanConfig:
+        model = self.model
+        total = model.noise_dim + model.codes.width
+        if total != model.latent_dim:
+            parts = [f"noise_dim {model.noise_dim}", f"categorical {'+'.join(map(str, model.categorical)) or 0}"]
+            parts += [f"uniform {model.uniform}", f"gaussian {model.gaussian}"]
+            raise ValueError(f"model.latent_dim: expected {total} = {' + '.join(parts)}, got {model.latent_dim}")
+        return self
 
     @model_validator(mode="after")
     def _size_of_the_architecture(self) -> InfoGanConfig:

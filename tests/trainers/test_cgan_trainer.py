@@ -171,6 +171,8 @@ def test_what_does_not_fit_is_refused_in_one_line():
         build("model.network=mlp", "model.generator_conditioning=batch_norm")
     with pytest.raises(ConfigError, match="expected 'concat' or 'projection', got 'film'"):
         build("model.discriminator_conditioning=film")
+    with pytest.raises(ConfigError, match="model.network: expected one of dcgan, mlp for cgan, got 'progressive'"):
+        build("model.network=progressive")
     trainer = build()
     with pytest.raises(UserError, match="expected the class of each image, got none"):
         trainer.decode(trainer.latents(2, torch.Generator()))
