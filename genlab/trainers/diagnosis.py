@@ -10,7 +10,8 @@ serious. What is found:
 
 - divergence (any trainer): a loss or gradient norm far above what it has been in this run;
 - collapse (trainers that draw samples): samples of fixed noise lie much closer together than real ones;
-- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone.
+- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone;
+- at evaluations, where the judge of a labelled set or the modes of a mixture are at hand: what the samples leave out.
 
 An algorithm adds its own by overriding `Trainer.findings` and `Trainer.vital_signs`.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from torch import Tensor
 from genlab.seeding import generator, preserved_rng
 
 if TYPE_CHECKING:
+    from genlab.metrics import Score
     from genlab.trainers.base import Batch, Trainer
 
 DIVERSITY_SAMPLES = 64
@@ -50,6 +52,8 @@ class Thresholds:
         accuracy: saturation from this share of real and generated samples told apart, where also
         margin_loss: the discriminator's loss is below this (its least value is 0).
         vanished_gradient: saturation where the generator's gradient is shorter than this.
+        class_share: a class is missing below this share of the samples that it would have if all were alike.
+        mode_share: modes of a mixture of points are missing where fewer than this share of them is reached.
     """
 
     warmup_steps: int = 200
@@ -62,6 +66,8 @@ class Thresholds:
     accuracy: float = 0.995
     margin_loss: float = 0.01
     vanished_gradient: float = 1e-7
+    class_share: float = 0.1
+    mode_share: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,35 @@ def collapse_finding(values: dict[str, float], limits: Thresholds) -> Finding | 
         f"the samples have collapsed: they lie at {' and '.join(shares)} from one another. What helps: go back to a "
         "checkpoint from before, a regulariser of the discriminator, a lower learning rate, or a Wasserstein loss",
     )
+
+
+def score_findings(scores: Sequence[Score], class_names: Sequence[str] | None, limits: Thresholds) -> list[Finding]:
+    """What an evaluation shows: classes that the judge hardly finds among the samples, modes that no point reaches.
+
+    Args:
+        scores: of the evaluation; the histogram of classes is in the protocol of "class_kl".
+        class_names: of the data set; None: classes are called by their numbers.
+        limits: when something counts as missing.
+    """
+    found = []
+    for score in scores:
+        kind, protocol = score.name.split("[")[0], score.protocol
+        if kind == "class_kl" and "histogram" in protocol:
+            counts = protocol["histogram"]
+            least = limits.class_share * sum(counts) / len(counts)
+            missing = [number for number, count in enumerate(counts) if count < least]
+            names = [class_names[number] if class_names else str(number) for number in missing]
+            what = f"classes {', '.join(names)}" if missing else ""
+            seen = f"hardly any of {what} among {sum(counts)} samples, says {protocol.get('extractor', 'the judge')}"
+        elif kind == "modes" and "num_modes" in protocol:
+            missing = score.value < limits.mode_share * protocol["num_modes"]
+            seen = f"{score.value:.0f} of {protocol['num_modes']} modes are reached"
+        else:
+            continue
+        if missing:
+            remedy = "a regulariser of the discriminator, gan.regularizers.manifold_entropy, or a Wasserstein loss"
+            found.append(Finding("collapse", f"modes are missing: {seen}. What helps: {remedy}", serious=False))
+    return found
 
 
 @torch.no_grad()
