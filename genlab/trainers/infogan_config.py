@@ -23,6 +23,7 @@ class InfoGanModelConfig(GanModelConfig):
     )
     uniform: int = Field(2, ge=0, description="codes from U(-1, 1)")
     gaussian: int = Field(0, ge=0, description="codes from N(0, 1)")
+    fixed_variance: bool = Field(False, description="Q of uniform and gaussian codes has variance 1, not a learned one")
     dense_width: int = Field(1024, ge=1, le=65_536, description="units of G's first and the trunk's last layer")
     recognition_width: int = Field(128, ge=1, le=65_536, description="units of Q's own hidden layer")
 
@@ -38,7 +39,7 @@ class InfoGanModelConfig(GanModelConfig):
 
     @property
     def codes(self) -> Codes:
-        return Codes(tuple(self.categorical), self.uniform, self.gaussian)
+        return Codes(tuple(self.categorical), self.uniform, self.gaussian, self.fixed_variance)
 
 
 class InformationConfig(Section):
