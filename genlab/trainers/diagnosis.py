@@ -18,6 +18,7 @@ An algorithm adds its own by overriding `Trainer.findings` and `Trainer.vital_si
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -104,7 +105,8 @@ class Diagnosis:
 
     def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
         self.trainer = trainer
-        self.examples = examples
+        # Read and decoded once: they are the same samples every time.
+        self.examples = None if examples is None else functools.cache(examples)
         self.state: dict[str, Any] = {}
         self.restore({})
 
