@@ -21,7 +21,7 @@ import torch
 from genlab import data
 from genlab.anomalies import MEASURES, Measure, find_anomalies
 from genlab.bench.step import git_commit
-from genlab.checkpoint import load_bundle
+from genlab.checkpoint import load_bundle, load_checkpoint
 from genlab.config import load_config
 from genlab.inputs import open_inputs
 from genlab.trainers import train
@@ -52,9 +52,8 @@ def row(arguments: argparse.Namespace, outlier: int, names: list[str]) -> dict[s
     overrides = [*arguments.overrides, f"data.classes={others}", "train.tensorboard=false"]
     config = load_config(arguments.config, overrides)
     run = arguments.runs / f"{config.data.name}-without-{names[outlier]}"
-    began = time.monotonic()
     result = train(config, run, device=arguments.device, resume="auto", evaluator=None)
-    seconds = time.monotonic() - began
+    seconds = load_checkpoint(result.last_checkpoint).state["progress"]["seconds"]
     trainer = load_bundle(run, device=arguments.device).trainer
     inputs = open_inputs(None, trainer, every_class=True)
     training = open_inputs(None, trainer, split=config.data.split)

@@ -38,9 +38,9 @@ class Measure:
     """How far a reconstruction is from its image.
 
     "mse" is the mean squared difference of the intensities. It grows with the amount of ink, whatever the image shows:
-    a thin stroke is always reproduced well. "relative" divides the sum of squared differences by that of the image's
-    own squared intensities: the share of the image that is missing or made up. Smoothing both first makes a stroke that
-    is a pixel off its place count little.
+    a thin stroke is always reproduced well. "relative" divides the sum of squared differences by the sums of squares
+    of the image and of its reconstruction: 0 where they agree, 1 where they have nothing in common. Smoothing both first
+    makes a stroke that is a pixel off its place count little.
 
     Attributes:
         name: "relative" or "mse".
@@ -63,7 +63,8 @@ class Measure:
         errors = squared_errors(images, again)
         if self.name == "mse":
             return errors
-        return errors / (squared_errors(images, torch.full_like(images, -1.0)) + _EPSILON)
+        black = torch.full_like(images, -1.0)
+        return errors / (squared_errors(images, black) + squared_errors(again, black) + _EPSILON)
 
 
 def smooth(images: Tensor, sigma: float) -> Tensor:

@@ -42,7 +42,7 @@ def anomalies(
     ] = Path("anomalies"),
     quantile: Annotated[float, typer.Option(help="Share of training images below the threshold.")] = 0.95,
     measure: Annotated[
-        str, typer.Option(help="relative (to the image's own intensities) or mse.", metavar="MEASURE")
+        str, typer.Option(help="relative (to the intensities of both) or mse.", metavar="MEASURE")
     ] = "relative",
     blur: Annotated[float, typer.Option(help="Pixels by which both are smoothed before they are compared.")] = 1.0,
     normal: Annotated[
