@@ -286,6 +286,18 @@ def test_any_adversarial_loss_and_regulariser_fit(loss):
         assert metrics[f"r1_{domain}"] > 0
 
 
+def test_signs_of_both_directions_and_both_discriminators_are_watched():
+    trainer, batch = build()
+    metrics = trainer.advance(batch)
+    assert {"accuracy_a", "accuracy_b", "margin_a", "margin_b"} <= metrics.keys()
+    trainer.translate = lambda images, generator, way: torch.zeros_like(images) if way == "b_to_a" else images
+    assert trainer.vital_signs(lambda count: batch)["diversity"] == 0
+    healthy = {f"{name}_{domain}": value for name, value in (("accuracy", 0.9), ("loss_d", 0.3)) for domain in "ab"}
+    assert trainer.findings(healthy) == []
+    sure = {**healthy, "accuracy_b": 1.0, "loss_d_b": 1e-4}
+    assert [found.what for found in trainer.findings(sure)] == ["saturation"]
+
+
 def test_micro_batches_give_the_gradient_of_the_whole():
     parts = generator_gradient("train.grad_accumulation=2")
     torch.testing.assert_close(parts, generator_gradient(), rtol=1e-3, atol=1e-5)

@@ -172,6 +172,27 @@ def test_any_adversarial_loss_fits(loss, options):
     assert metrics["r1"] > 0
 
 
+def test_outputs_that_do_not_follow_their_inputs_and_a_sure_discriminator_are_told():
+    trainer, batch = build()
+    trainer.translate = lambda images, generator, direction=None: torch.zeros_like(images)
+    signs = trainer.vital_signs(lambda count: batch)
+    assert signs["diversity"] == 0
+    healthy = {"diversity": 0.9, "diversity_nearest": 0.9, "accuracy": 0.9, "loss_d": 0.3}
+    assert trainer.findings(healthy) == []
+    assert [found.what for found in trainer.findings({**healthy, "diversity": 0.0})] == ["collapse"]
+    sure = {**healthy, "accuracy": 1.0, "loss_d": 1e-4}
+    assert [found.what for found in trainer.findings(sure)] == ["saturation"]
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "message"),
+    [("consistency.weight=1", "objective.conditional"), ("manifold_entropy.weight=1", "codes of whole images")],
+)
+def test_regularisers_that_do_not_fit_pairs_are_refused(regularizer, message):
+    with pytest.raises(ConfigError, match=message):
+        config(f"gan.regularizers.{regularizer}")
+
+
 def test_two_micro_batches_give_the_gradient_of_one():
     options = ["model.normalization=instance", "discriminator.normalization=instance"]
     whole = gradient_of_generator(*build(*options))
