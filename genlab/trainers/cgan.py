@@ -47,10 +47,12 @@ class CganModelConfig(GanModelConfig):
     """`model` of `algorithm: cgan`."""
 
     generator_conditioning: Literal["concat", "batch_norm"] = Field(
-        "concat", description="label joined to z, or a scale and shift for each class in every normalisation"
+        "concat",
+        description="label joined to z behind a layer of its own, or a scale and shift for each class in every norm",
     )
     discriminator_conditioning: Literal["concat", "projection"] = Field(
-        "concat", description="label joined to the image, or its vector multiplied with the image's features"
+        "concat",
+        description="label joined to the image, or its vector multiplied with the image's features",
     )
     conditional_mlp: ConditionalMlpConfig = Field(default_factory=ConditionalMlpConfig, description="of network mlp")
 
