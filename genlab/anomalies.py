@@ -39,8 +39,8 @@ class Measure:
 
     "mse" is the mean squared difference of the intensities. It grows with the amount of ink, whatever the image shows:
     a thin stroke is always reproduced well. "relative" divides the sum of squared differences by the sums of squares
-    of the image and of its reconstruction: 0 where they agree, 1 where they have nothing in common. Smoothing both first
-    makes a stroke that is a pixel off its place count little.
+    of the image and of its reconstruction: 0 where they agree, 1 where they have nothing in common. Smoothing both
+    first makes a stroke that is a pixel off its place count little.
 
     Attributes:
         name: "relative" or "mse".

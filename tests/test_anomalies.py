@@ -22,7 +22,7 @@ NORMAL = [0, 1, 2, 3, 5, 6, 7, 8, 9]  # the digit 4 is the outlier
 def trainer() -> AutoencoderTrainer:
     config = load_config(
         "autoencoder_tiny",
-        ["model.hidden=[128]", "model.code=6", "data.batch_size=50", "data.image_size=16", "train.steps=500",
+        ["model.hidden=[64]", "model.code=6", "data.batch_size=50", "data.image_size=8", "train.steps=300",
          "train.schedule.name=cosine", "optimizer.lr=4e-3", f"data.classes={NORMAL}"],
     )  # fmt: skip
     dataset = data.build(config.data)
