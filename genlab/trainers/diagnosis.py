@@ -18,6 +18,7 @@ An algorithm adds its own by overriding `Trainer.findings` and `Trainer.vital_si
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import statistics
@@ -42,7 +43,10 @@ class Thresholds:
     """When a number counts as ill. Each was set so that the healthy configurations of the lab stay silent.
 
     Attributes:
-        warmup_steps: no verdict before this step: an untrained generator makes alike pictures, and first losses jump.
+        warmup_steps: no verdict before this step: first losses jump.
+        varied: an untrained generator makes alike pictures; they count as a collapse only where they have once been as
+            varied as this share of the real samples, or
+        late_steps: from this step on in any case.
         patience: log intervals in a row that must show a finding.
         diversity: collapse below this share of the real samples' mean distance from one another.
         nearest: collapse below this share of the real samples' mean distance to their nearest neighbour: samples in a
@@ -58,6 +62,8 @@ class Thresholds:
     """
 
     warmup_steps: int = 200
+    varied: float = 0.5
+    late_steps: int = 2000
     patience: int = 3
     diversity: float = 0.25
     nearest: float = 0.15
@@ -100,7 +106,8 @@ class Diagnosis:
         examples: n -> n samples of the training set, as a recorder gives them; None: nothing to compare samples with.
 
     Attributes:
-        state: JSON values that a resumed run goes on with: intervals in a row of each finding, and recent sizes.
+        state: JSON values that a resumed run goes on with: intervals in a row of each finding, recent sizes of losses
+            and gradients, and the largest diversity so far.
     """
 
     def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
@@ -112,7 +119,7 @@ class Diagnosis:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's `state`; {} begins anew."""
-        self.state = {"streaks": dict(state.get("streaks", {})), "sizes": dict(state.get("sizes", {}))}
+        self.state = {"streaks": {}, "sizes": {}, "varied": 0.0, **copy.deepcopy(state)}
 
     @property
     def thresholds(self) -> Thresholds:
@@ -132,6 +139,9 @@ class Diagnosis:
             step: of the interval's end.
             values: averages of the interval, gradient norms and vital signs.
         """
+        self.state["varied"] = max(self.state["varied"], values.get("diversity", 0.0))
+        if self.state["varied"] < self.thresholds.varied and step < self.thresholds.late_steps:
+            values = {name: value for name, value in values.items() if not name.startswith("diversity")}
         found = [self._divergence(values), *self.trainer.findings(values)]
         shown = {finding.what: finding for finding in found if finding is not None}
         if step < self.thresholds.warmup_steps:

@@ -27,7 +27,7 @@ from genlab.trainers.diagnosis import (
     score_findings,
 )
 
-EAGER = Thresholds(warmup_steps=0)
+EAGER = Thresholds(warmup_steps=0, late_steps=0)
 # Rows of the log at every step, a checkpoint at every second one.
 ROWS = ["train.log_every=1", "train.checkpoint_every=2", "train.keep_last=20", "train.steps=12"]
 HEALTHY = {"loss_d": 1.2, "loss_g": 0.9, "grad_norm_generator": 0.3, "diversity": 0.9, "diversity_nearest": 0.8}
@@ -65,6 +65,15 @@ def test_nothing_is_told_before_the_warm_up_ends(trainer, monkeypatch):
     ill = {**HEALTHY, "diversity": 0.0}
     assert [diagnosis.judge(step, ill) for step in range(10)] == [[]] * 10
     assert [kinds(diagnosis.judge(step, ill)) for step in (10, 11, 12)] == [[], [], ["collapse"]]
+
+
+def test_a_generator_that_has_not_come_to_life_yet_has_not_collapsed(trainer, monkeypatch):
+    monkeypatch.setattr(DcganTrainer, "thresholds", replace(EAGER, late_steps=20))
+    unborn, ill = {**HEALTHY, "diversity": 0.2}, {**HEALTHY, "diversity": 0.2}
+    late = told(Diagnosis(trainer), [unborn] * 24)
+    assert [number for number, what in enumerate(late, start=1) if what] == [22], "late it is one in any case"
+    fallen = told(Diagnosis(trainer), [unborn] * 5 + [HEALTHY] + [ill] * 4)
+    assert [number for number, what in enumerate(fallen, start=1) if what] == [9]
 
 
 @pytest.mark.parametrize("name", ["loss_d", "loss_g", "grad_norm_generator"])
