@@ -19,6 +19,7 @@ from genlab.cli.generate import (
     choose_label,
     decode_in_batches,
     open_model,
+    require_images,
 )
 from genlab.cli.traverse import check_picture, require_ability
 from genlab.errors import UserError
@@ -70,6 +71,7 @@ def arithmetic(
         raise UserError(f"--sheet: expected another file than -o, got {sheet} for both")
     model = open_model(checkpoint, which, weights, device)
     require_ability(model.trainer, "latents", "latent vectors to add")
+    require_images(model.trainer, "arithmetic")
     import torch
 
     from genlab.arithmetic import combine, number_grid, pick, picture

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 100  # pictures drawn at a time, so that memory does not grow with their number
 LARGEST_GRID = 4096
+REAL_POINTS = 4096  # shown behind generated ones
 
 
 class Weights(str, Enum):
@@ -134,6 +135,10 @@ def sample(
         check_output(output, total)
     generator = torch.Generator().manual_seed(seed)
     batches = [(label, _draw(model, count, generator, label)) for label in asked]
+    if model.trainer.data.kind == "points":
+        path = _scatter(model, torch.cat(list(batches[0][1])), output if as_grid else None)
+        print(f"{path}: {total} points in orange over real ones in blue, step {model.step}, seed {seed}")
+        return
     if as_grid:
         path = save_grid(torch.cat([part for _, parts in batches for part in parts]), output, columns=columns)
     else:
@@ -151,6 +156,28 @@ def _draw(model: Bundle, count: int, generator: torch.Generator, label: int | No
         size = min(BATCH, count - start)
         labels = None if label is None else torch.full((size,), label)
         yield model.trainer.sample(size, generator, labels).cpu()
+
+
+def _scatter(model: Bundle, points: torch.Tensor, output: Path | None) -> Path:
+    """Writes generated points over the real ones; None stands for a folder, in which points cannot be single PNGs."""
+    if output is None:
+        raise UserError(f"-o: expected a picture file ({', '.join(PICTURE_SUFFIXES)}) for points, got a folder")
+    from genlab import data
+    from genlab.images import save_image
+    from genlab.scatter import scatter_picture
+    from genlab.trainers.diagnosis import sample_values
+
+    dataset = data.build(model.config.data, model.config.data.split)
+    real = sample_values(dataset.fetch(data.evenly_spaced(len(dataset), REAL_POINTS)))
+    return save_image(scatter_picture(real, points)[0], output)
+
+
+def require_images(trainer: Trainer, verb: str) -> None:
+    """Refuses a model of points, which no grid of pictures can show."""
+    if trainer.data.kind == "points":
+        raise UserError(
+            f"{verb}: expected a model of images, got one of points ({trainer.data.name}); use genlab sample"
+        )
 
 
 def save_numbered(batches: Iterable[torch.Tensor], folder: Path) -> None:
@@ -210,6 +237,7 @@ def interpolate(
     if not check_output(output, rows * steps):
         raise UserError(f"{output}: expected a picture file ({', '.join(PICTURE_SUFFIXES)}), got a folder")
     model = open_model(checkpoint, which, weights, device)
+    require_images(model.trainer, "interpolate")
     import torch
 
     from genlab.images import save_grid

@@ -143,3 +143,26 @@ def test_a_data_set_of_one_class_stops_a_conditional_training_before_it_begins(g
     assert len(outcome.error_lines) == 1
     assert "expected at least 2 classes, which algorithm cgan needs" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_points_are_scattered_by_sample_and_refused_where_pictures_are_needed(genlab, tmp_path):
+    words = ["data.name=ring", "train.steps=1", "train.tensorboard=false", "evaluate.metrics=[]"]
+    assert genlab("train", "gan_tiny", "--device", "cpu", "--run-dir", tmp_path / "run", *words).code == 0
+    outcome = genlab("sample", tmp_path / "run", "-n", 100, "-o", tmp_path / "points.png")
+    assert outcome.code == 0, outcome.err
+    assert size_of(tmp_path / "points.png") == (512, 512)
+    refused = [
+        (["sample", tmp_path / "run", "-o", tmp_path / "folder"], "error: -o: expected a picture file"),
+        (["interpolate", tmp_path / "run", "-o", tmp_path / "x.png"], "error: interpolate: expected a model of images"),
+        (
+            ["arithmetic", tmp_path / "run", "--sheet", tmp_path / "x.png"],
+            "error: arithmetic: expected a model of images",
+        ),
+    ]
+    for command, message in refused:
+        outcome = genlab(*command)
+        assert outcome.code == 2
+        assert outcome.err.startswith(message)
+        assert len(outcome.error_lines) == 1
+    assert not (tmp_path / "x.png").exists()
+    assert not (tmp_path / "folder").exists()
