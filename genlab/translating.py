@@ -182,7 +182,6 @@ def translate_files(
     direction: Direction | None = None,
     seed: int = 0,
     as_file: bool = False,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Writes a picture for each file; the caller has checked `files` and `output`.
 
@@ -192,7 +191,6 @@ def translate_files(
         output: a folder, or with `as_file` a picture file.
         direction: one of the trainer's.
         seed: of the model's noise.
-        progress: called with the number of pictures written.
 
     Returns:
         Number of pictures written.
@@ -205,5 +203,4 @@ def translate_files(
         for entry, picture in zip(entries, translated, strict=True):
             save_image(picture, output if as_file else output / names[entry.path])
             done += 1
-        progress(done)
     return done
