@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from training_jobs import tiny_config
 
 from genlab import data
 from genlab.checkpoint import load_checkpoint
+from genlab.cli.progress import TrainingDisplay
 from genlab.errors import ConfigError, RunError
 from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.metrics import Score
@@ -234,6 +237,16 @@ def test_by_default_a_collapse_is_an_event_in_the_log_and_the_training_goes_on(t
     assert (event["what"], event["step"]) == ("collapse", 7)
     assert event["text"].startswith("the samples have collapsed: they lie at 0% of the distance between real samples")
     assert result.step == 12
+
+
+def test_the_command_line_and_the_report_show_it(tmp_path, monkeypatch):
+    Collapsing(monkeypatch, from_step=5)
+    output = io.StringIO()
+    display = TrainingDisplay(Console(file=output, width=400))
+    train(tiny_config(*ROWS), tmp_path / "run", evaluator=None, callbacks=[display])
+    line = "step 7: the samples have collapsed: they lie at 0% of the distance between real samples"
+    assert [text for text in output.getvalue().splitlines() if text.startswith(f"diagnosis: {line}")]
+    assert f"<th>diagnosis</th><td>{line}" in display.report.read_text()
 
 
 def test_stop_ends_the_training_and_names_a_checkpoint_from_before(tmp_path, monkeypatch):
