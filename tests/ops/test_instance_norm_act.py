@@ -72,6 +72,10 @@ REFUSALS = {
     "residual": ((X,), {"residual": X[:1]}, ValueError, "expected residual of the input's shape"),
     "activation": ((X,), {"activation": "mish"}, ValueError, "got 'mish'"),
     "eps": ((X,), {"eps": -1.0}, ValueError, "expected eps >= 0"),
+    "pad_type": ((X,), {"reflect_pad": 1.0}, TypeError, "expected reflect_pad to be an int, got 1.0"),
+    "pad_negative": ((X,), {"reflect_pad": -1}, ValueError, "expected reflect_pad >= 0, got -1"),
+    "pad_rank": ((X[0],), {"reflect_pad": 1}, ValueError, r"input of shape \(N, C, H, W\), got 1 with \(3, 4, 4\)"),
+    "pad_size": ((X,), {"reflect_pad": 4}, ValueError, "expected reflect_pad less than height and width"),
     "impl": ((X,), {"impl": "mine"}, ValueError, "expected impl to be one of"),
     "native_dtype": ((X.half(),), {"impl": "native"}, NotImplementedError, "dtype float16 is not one of"),
 }
