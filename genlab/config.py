@@ -118,6 +118,9 @@ class TrainConfig(Section):
     keep_last: int = Field(3, ge=1, description="checkpoints kept beside the best one")
     tensorboard: bool = Field(True, description="write curves for TensorBoard beside log.jsonl")
     on_nan: Literal["stop", "rollback"] = Field("stop", description="a loss that is not finite: stop, or go back")
+    on_collapse: Literal["warn", "stop", "rollback"] = Field(
+        "warn", description="what else is done where the diagnosis finds a collapse or a divergence"
+    )
     max_rollbacks: int = Field(3, ge=1, description="how often `rollback` goes back before it stops")
     deterministic: bool = Field(True, description="only operations that give the same bits again")
 
@@ -126,8 +129,10 @@ class EvaluateConfig(Section):
     """Scores taken during and after training."""
 
     every: int | None = Field(None, ge=1, description="steps between evaluations; default: only at the end")
-    metrics: list[Literal["fid", "is", "kid", "prdc", "modes"]] | None = Field(
-        None, description="default: fid and is; fid and kid without classes; modes and fid of points; []: no scores"
+    metrics: list[Literal["fid", "is", "kid", "prdc", "modes", "own"]] | None = Field(
+        None,
+        description="own: the algorithm's own scores; default: own, with fid and is of samples; fid and kid without "
+        "classes; modes and fid of points; []: no scores",
     )
     extractor: str = Field("auto", description="inception, classifier, rotation or auto (offline default of the set)")
     samples: int = Field(2000, ge=2, description="generated images of one evaluation")

@@ -138,6 +138,14 @@ class Distributed:
         dist.all_reduce(result)
         return result.div_(self.world_size)
 
+    def all_gather(self, value: Tensor) -> Tensor:
+        """The processes' tensors, of one shape, one behind the other along the first dimension, in order of rank."""
+        if self.is_alone:
+            return value
+        parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
+        dist.all_gather(parts, value.detach().contiguous())
+        return torch.cat(parts)
+
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces every gradient by its mean over the processes.

@@ -111,8 +111,9 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def sample_path(self, step: int) -> Path:
-        return self.path / "samples" / f"step_{step:08d}.png"
+    def sample_path(self, step: int, name: str = "") -> Path:
+        """`samples/step_00001000.png`, or with a name `samples/step_00001000_<name>.png`."""
+        return self.path / "samples" / f"step_{step:08d}{'_' * bool(name)}{name}.png"
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> RunDirectory:
@@ -171,7 +172,8 @@ class RunDirectory:
         self.metrics.truncate_after(step)
         with reporting_write_errors(self.path):
             for picture in (self.path / "samples").glob("step_*.png"):
-                if picture.stem[5:].isdigit() and int(picture.stem[5:]) > step:
+                number = picture.stem[5:].partition("_")[0]
+                if number.isdigit() and int(number) > step:
                     picture.unlink(missing_ok=True)
             for later, checkpoint in list_checkpoints(self.checkpoints):
                 if later > step:

@@ -12,6 +12,7 @@ import typer
 from genlab.cli.console import format_protocol, make_console, make_table, progress_reporter
 from genlab.cli.devices import choose_device
 from genlab.cli.generate import DeviceOption, Weights, WeightsOption, WhichOption, open_model
+from genlab.errors import UserError
 
 PathArgument = Annotated[
     Path,
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory or a .safetensors checkpoint.", metavar="RUN")],
     metrics: Annotated[
-        str | None, typer.Option(help="Of fid,is,kid,prdc; default: the run's evaluate.metrics.", metavar="LIST")
+        str | None, typer.Option(help="Of fid,is,kid,prdc,own; default: the run's evaluate.metrics.", metavar="LIST")
     ] = None,
     extractor: Annotated[
         str | None,
@@ -59,33 +60,31 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a trained model against its data; rows go to the run's metrics.jsonl."""
-    from genlab import metrics as scoring
+    from genlab.trainers.evaluation import score_trainer
 
-    names = parse_metrics(metrics) if metrics is not None else None
+    names = parse_metrics(metrics, own=True) if metrics is not None else None
     model = open_model(run, which, weights, device)
-    settings = model.config.evaluate
     with progress_reporter() as progress:
-        scores = scoring.evaluate_generator(
-            model.trainer.sample,
-            model.config.data,
-            extractor=extractor or settings.extractor,
-            metrics=names or settings.metrics,
-            samples=samples or settings.samples,
-            split=split or settings.real_split,
-            batch_size=settings.batch_size,
-            weights=inception_weights,
-            device=model.trainer.device,
-            protocol=scoring.Protocol(seed=seed),
+        scores = score_trainer(
+            model.trainer,
+            metrics=names,
+            extractor=extractor,
+            inception_weights=inception_weights,
+            samples=samples,
+            split=split,
+            seed=seed,
             facts={"checkpoint": model.path.name, "step": model.step, "weights": model.weights},
             progress=progress,
         )
-    written = _append_scores(model.path, model.step, scores)
+    if not scores:
+        raise UserError(f"{run}: its evaluate.metrics ask for no scores; name some with --metrics, such as fid or own")
+    written = append_scores(model.path, model.step, scores)
     print_scores(scores, as_json)
     if written is not None and not as_json:
         print(f"written to {written}")
 
 
-def _append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:
+def append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:
     """Adds rows to metrics.jsonl and renews the report, where the checkpoint lies in a run directory."""
     run = checkpoint.parent.parent
     if checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
@@ -180,11 +179,18 @@ def statistics(
     print(path)
 
 
-def parse_metrics(text: str) -> list[str]:
-    """ "fid,is" -> ["fid", "is"], each name checked before anything is loaded."""
+def parse_metrics(text: str, *, own: bool = False) -> list[str]:
+    """ "fid,is" -> ["fid", "is"], each name checked before anything is loaded.
+
+    Args:
+        text: what the user wrote.
+        own: whether "own", the algorithm's own scores, may stand among them.
+    """
     from genlab.metrics import check_metrics
 
-    return check_metrics([name.strip().lower() for name in text.split(",") if name.strip()])
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    of_samples = [name for name in names if not (own and name == "own")]
+    return (check_metrics(of_samples) if of_samples or not names else []) + ["own"] * (len(of_samples) < len(names))
 
 
 def print_scores(scores: Sequence[Any], as_json: bool) -> None:

@@ -133,17 +133,17 @@ def score_rows(result: TrainResult) -> list[list[str]]:
                 _value(chosen),
                 f"{chosen['step']:,}",
                 _value(row),
-                direction(row["name"]),
+                direction(row),
                 short_protocol(row["protocol"]),
             ]
         )
     return rows
 
 
-def direction(name: str) -> str:
+def direction(row: dict[str, Any]) -> str:
     from genlab.report.collect import lower_is_better
 
-    return "lower" if lower_is_better(name) else "higher"
+    return "lower" if lower_is_better(row) else "higher"
 
 
 def short_protocol(protocol: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ or archive of images. To add a set: one file with a builder under `@register`, i
 """
 
 from genlab.data import cifar, digits, drawn, folders, idx, large_sets, pairs, points  # noqa: F401  (fills the catalogue)
-from genlab.data.base import ImageDataset, require_labels
+from genlab.data.base import ImageDataset, evenly_spaced, require_labels
 from genlab.data.catalogue import DATASETS, DatasetRow, build, describe, register
 from genlab.data.checking import CheckReport, Finding, check
 from genlab.data.decoding import decode_image
@@ -25,6 +25,7 @@ __all__ = [
     "check",
     "decode_image",
     "describe",
+    "evenly_spaced",
     "iterate",
     "open_tree",
     "register",

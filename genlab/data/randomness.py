@@ -48,6 +48,15 @@ def uniform(*coordinates: int | np.ndarray) -> np.ndarray:
     return (hash64(*coordinates) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def uniform_rows(*coordinates: int | np.ndarray, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1), float32 (N, count), for each of N broadcast combinations of integer coordinates.
+
+    Each row is splitmix64's own sequence from the hash of its coordinates: a tenth of the work of hashing every number.
+    """
+    states = hash64(*coordinates)[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64)
+    return (_mix(states) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
 def normal(*coordinates: int | np.ndarray) -> np.ndarray:
     """Standard normal numbers by Box and Muller; the coordinates are extended by 0 and 1 for the two uniforms."""
     radius = np.sqrt(-2.0 * np.log1p(-uniform(*coordinates, 0)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from genlab.config import DataConfig, EvaluateConfig
@@ -33,26 +35,48 @@ def fewest_images(metric: str, dim: int) -> tuple[int, int]:
     return needed[metric]
 
 
-def check_evaluation(data: DataConfig, settings: EvaluateConfig, *, device: str | torch.device = "cpu") -> list[str]:
+def check_evaluation(
+    data: DataConfig,
+    settings: EvaluateConfig,
+    of_samples: Sequence[str] | None = None,
+    *,
+    own_names: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+) -> list[str]:
     """Refuses an evaluation that could not be done once the model is trained; trains and draws nothing.
 
     Args:
         data: the run's data configuration.
         settings: its `evaluate` section.
+        of_samples: the metrics of samples that will be taken; None: those of `settings`, or the data's defaults.
+        own_names: names of the algorithm's own scores, which `select` may name too.
         device: where the extractor is to run.
 
     Returns:
-        The metrics that will be taken.
+        The metrics of samples that will be taken.
 
     Raises:
         UserError: an unknown extractor or one that this data set cannot have, Inception's weights missing, a metric
             that the features cannot give, a split that the set does not have, too few images, or a `select` that no
             metric gives.
     """
+    if of_samples is None and settings.metrics is not None:
+        of_samples = [metric for metric in settings.metrics if metric != "own"]
+    metrics = [] if of_samples == [] else _check_metrics_of_samples(data, settings, of_samples, device)
+    names = [name for metric in metrics for name in SCORES_OF[metric]] + list(own_names)
+    selected = settings.select
+    if selected is not None and selected not in names and selected.split("[")[0] not in names:
+        raise MetricError(f"evaluate.select: expected one of {', '.join(names)}, got {selected!r}")
+    return metrics
+
+
+def _check_metrics_of_samples(
+    data: DataConfig, settings: EvaluateConfig, wanted: Sequence[str] | None, device: str | torch.device
+) -> list[str]:
     from genlab.data import build
 
     extractor = announce(settings.extractor, build(data.model_copy(update={"limit": None}), "train"), device=device)
-    metrics = check_metrics(default_metrics(extractor) if settings.metrics is None else settings.metrics)
+    metrics = check_metrics(default_metrics(extractor) if wanted is None else wanted)
     try:
         check_suitable(metrics, extractor)
     except MetricError as error:
@@ -70,7 +94,4 @@ def check_evaluation(data: DataConfig, settings: EvaluateConfig, *, device: str 
                     f"{extractor.name}, got {count}; use more, or set "
                     "evaluate.metrics (kid needs few, [] takes no scores)"
                 )
-    names = [name for metric in metrics for name in SCORES_OF[metric]]
-    if settings.select is not None and settings.select.split("[")[0] not in names:
-        raise MetricError(f"evaluate.select: expected one of {', '.join(names)}, got {settings.select!r}")
     return metrics

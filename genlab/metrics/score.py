@@ -18,24 +18,32 @@ class Score:
         value: the number.
         std: its standard deviation over splits or subsets, or None for metrics without one.
         protocol: extractor, hash, resize, counts, split, dtype, seed, versions: JSON values only.
+        lower_is_better: whether a smaller value is a better one; default: so for the distances above.
     """
 
     name: str
     value: float
     std: float | None = None
     protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lower_is_better: bool | None = None
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value is a better one; distances are better small."""
+        if self.lower_is_better is not None:
+            return not self.lower_is_better
         return self.name.split("[")[0] not in ("fid", "frechet", "kid")
 
     def to_json(self) -> dict[str, Any]:
-        """A row of metrics.jsonl: name, value, std, protocol. Values that JSON lacks (NaN, Inf) become None."""
+        """A row of metrics.jsonl: name, value, std, better ("higher" or "lower"), protocol.
+
+        Values that JSON lacks (NaN, Inf) become None.
+        """
         return {
             "name": self.name,
             "value": _finite(self.value),
             "std": None if self.std is None else _finite(self.std),
+            "better": "higher" if self.higher_is_better else "lower",
             "protocol": self.protocol,
         }
 

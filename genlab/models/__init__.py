@@ -4,9 +4,35 @@ from __future__ import annotations
 
 from torch import nn
 
+from genlab.models.autoencoder import Autoencoder, CodeClassifier, Encoder
+from genlab.models.conditional import (
+    ConditionalDcganDiscriminator,
+    ConditionalDcganGenerator,
+    ConditionalMlpDiscriminator,
+    ConditionalMlpGenerator,
+)
+from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
+from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
+from genlab.models.mlp import MlpDiscriminator, MlpGenerator
+from genlab.models.patchgan import PatchDiscriminator
+from genlab.models.unet import UnetGenerator
 from genlab.registry import Registry
 
 MODELS: Registry[type[nn.Module]] = Registry("model")
+MODELS.register("autoencoder")(Autoencoder)
+MODELS.register("encoder")(Encoder)
+MODELS.register("code_classifier")(CodeClassifier)
 MODELS.register("dcgan_generator")(DcganGenerator)
 MODELS.register("dcgan_discriminator")(DcganDiscriminator)
+MODELS.register("mlp_generator")(MlpGenerator)
+MODELS.register("mlp_discriminator")(MlpDiscriminator)
+MODELS.register("resnet_generator")(ResnetGenerator)
+MODELS.register("unet_generator")(UnetGenerator)
+MODELS.register("patch_discriminator")(PatchDiscriminator)
+MODELS.register("conditional_dcgan_generator")(ConditionalDcganGenerator)
+MODELS.register("conditional_dcgan_discriminator")(ConditionalDcganDiscriminator)
+MODELS.register("conditional_mlp_generator")(ConditionalMlpGenerator)
+MODELS.register("conditional_mlp_discriminator")(ConditionalMlpDiscriminator)
+MODELS.register("infogan_generator")(InfoGanGenerator)
+MODELS.register("infogan_discriminator")(InfoGanDiscriminator)

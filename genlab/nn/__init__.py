@@ -1,12 +1,14 @@
 """torch.nn's modules on the lab's ops: the same arguments and state_dict keys, with the activation fused."""
 
 from genlab.nn import init
-from genlab.nn.batch_norm import BatchNormAct2d, synchronize_batch_norm
+from genlab.nn.batch_norm import BatchNormAct1d, BatchNormAct2d, ConditionalBatchNormAct2d, synchronize_batch_norm
 from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
 
 __all__ = [
+    "BatchNormAct1d",
     "BatchNormAct2d",
+    "ConditionalBatchNormAct2d",
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -72,6 +74,11 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C, H, W), and a residual of the same shape, to (N, C, H + 2 reflect_pad, W + 2 reflect_pad)."""
+        return self._normalise(input, self.weight, self.bias, self.activation, residual)
+
+    def _normalise(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, activation: str | None, residual: Tensor | None
+    ) -> Tensor:
         self._check_input_dim(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
@@ -81,8 +88,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         use_batch = self.training or self.running_mean is None
         keep = not self.training or self.track_running_stats
         return batch_norm_act(
-            input, self.running_mean if keep else None, self.running_var if keep else None, self.weight, self.bias,
-            use_batch, momentum, self.eps, activation=self.activation, negative_slope=self.negative_slope,
+            input, self.running_mean if keep else None, self.running_var if keep else None, weight, bias,
+            use_batch, momentum, self.eps, activation=activation, negative_slope=self.negative_slope,
             residual=residual, reflect_pad=self.reflect_pad, process_group=self._resolved_group(), impl=self.impl,
         )  # fmt: skip
 
@@ -104,6 +111,58 @@ class BatchNormAct2d(nn.BatchNorm2d):
         if self._group is not None:
             text += ", synchronised"
         return text if self.impl == "auto" else f"{text}, impl={self.impl}"
+
+
+class BatchNormAct1d(BatchNormAct2d):
+    """activation(BatchNorm1d(input) + residual) as one op; loads the state_dict of torch.nn.BatchNorm1d.
+
+    Takes the arguments of `BatchNormAct2d` and shares its statistics over processes as that one does.
+
+    Example:
+        >>> layer = BatchNormAct1d(1024, activation="relu")
+        >>> layer(torch.randn(8, 1024)).shape
+        torch.Size([8, 1024])
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 3):
+            raise ValueError(f"BatchNormAct1d: expected input of shape (N, C) or (N, C, L), got {tuple(input.shape)}")
+
+
+class ConditionalBatchNormAct2d(BatchNormAct2d):
+    """Batch normalisation with a scale and a shift for each class, then an activation (Dumoulin et al. 2017).
+
+    The statistics are those of the whole batch, whatever its classes; only the affine map goes by the label.
+
+    Args:
+        num_features: channels.
+        num_classes: rows of scale and shift.
+        **settings: of `BatchNormAct2d` except `affine`.
+
+    Attributes:
+        weight, bias: (num_classes, num_features), ones and zeros at first.
+
+    Example:
+        >>> layer = ConditionalBatchNormAct2d(64, num_classes=10, activation="relu")
+        >>> layer(torch.randn(8, 64, 16, 16), torch.arange(8)).shape
+        torch.Size([8, 64, 16, 16])
+    """
+
+    def __init__(self, num_features: int, num_classes: int, **settings: Any) -> None:
+        super().__init__(num_features, affine=False, **settings)
+        self.num_classes = num_classes
+        self.weight = nn.Parameter(torch.ones(num_classes, num_features))
+        self.bias = nn.Parameter(torch.zeros(num_classes, num_features))
+
+    def forward(self, input: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """(N, C, H, W) and int64 labels (N,) to (N, C, H, W)."""
+        normalised = self._normalise(input, None, None, None, None)
+        weight, bias = (F.embedding(labels, table).to(input.dtype) for table in (self.weight, self.bias))
+        output = torch.addcmul(bias[:, :, None, None], normalised, weight[:, :, None, None])
+        return act.apply_(output, self.activation, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, num_classes={self.num_classes}"
 
 
 def synchronize_batch_norm(module: nn.Module, process_group: dist.ProcessGroup | str | None = WORLD) -> int:

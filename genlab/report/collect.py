@@ -112,9 +112,11 @@ def find_samples(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def lower_is_better(name: str) -> bool:
-    """Whether a score is a distance: FID and other Frechet distances, KID, losses."""
-    return name.split("[")[0].lower() in {"fid", "frechet", "kid", "loss", "nll", "mmd"}
+def lower_is_better(row: dict[str, Any]) -> bool:
+    """Whether a score's row says that it is better small; rows that do not say are judged by their name."""
+    if "better" in row:
+        return row["better"] == "lower"
+    return str(row["name"]).split("[")[0].lower() in {"fid", "frechet", "kid"}
 
 
 def best_and_last(scores: list[dict[str, Any]]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -126,7 +128,7 @@ def best_and_last(scores: list[dict[str, Any]]) -> dict[str, tuple[dict[str, Any
     for name, rows in grouped.items():
         rows = sorted(rows, key=lambda row: row.get("step") or 0)
         finite = [row for row in rows if math.isfinite(row["value"])]
-        pick = min if lower_is_better(name) else max
+        pick = min if lower_is_better(rows[-1]) else max
         result[name] = (pick(finite, key=lambda row: row["value"]) if finite else rows[-1], rows[-1])
     return result
 

@@ -90,7 +90,8 @@ def _events(record: RunRecord) -> str:
 def describe_event(event: dict[str, Any]) -> str:
     """A row of the log that is no measurement, in words: a note's text, else each fact after its name."""
     if "text" in event:
-        return str(event["text"])
+        place = f"step {event['step']}: " if event["event"] == "diagnosis" and "step" in event else ""
+        return place + str(event["text"])
     return ", ".join(f"{key} {_plain(value)}" for key, value in event.items() if key not in {"event", "time"})
 
 
@@ -140,7 +141,7 @@ def _scores(record: RunRecord) -> str:
         return ""
     tiles = []
     for name, (best, last) in summary.items():
-        direction = "lower is better" if lower_is_better(name) else "higher is better"
+        direction = "lower is better" if lower_is_better(last) else "higher is better"
         where = f"at step {best['step']:,}" if isinstance(best.get("step"), int) else ""
         lines = f"<p>best, {where or 'checkpoint unknown'} · {direction}</p>"
         if last is not best:
@@ -197,15 +198,12 @@ def families(names: list[str]) -> list[list[str]]:
 
 
 def _score_chart(record: RunRecord, name: str) -> Chart | None:
-    points = {
-        row["step"]: float(row["value"])
-        for row in record.scores
-        if row["name"] == name and isinstance(row.get("step"), int)
-    }
+    rows = [row for row in record.scores if row["name"] == name and isinstance(row.get("step"), int)]
+    points = {row["step"]: float(row["value"]) for row in rows}
     if len(points) < 2:
         return None  # a single value stands in its tile; a chart of one dot says no more
     steps = sorted(points)
-    note = "lower is better" if lower_is_better(name) else "higher is better"
+    note = "lower is better" if lower_is_better(rows[-1]) else "higher is better"
     return Chart(name, [Series(name, steps, [points[s] for s in steps])], note, markers=True)
 
 

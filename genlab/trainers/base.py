@@ -1,14 +1,16 @@
 """What all algorithms share inside one process: networks, optimisers, precision, averaging, noise, sampling and state.
 
-An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and
-nothing else. The loop around it (data, logs, samples, checkpoints) is in `genlab.trainers.loop`.
+An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and what
+it has beside them (its own pictures, scores, data streams, state). The loop around it (data, logs, samples,
+checkpoints) is in `genlab.trainers.loop`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +24,41 @@ from genlab.precision import Precision
 from genlab.schedules import build_schedule
 from genlab.seeding import generator, seed_everything
 from genlab.trainers.data_spec import DataSpec
+from genlab.trainers.diagnosis import (
+    DIVERSITY_SAMPLES,
+    Finding,
+    Thresholds,
+    collapse_finding,
+    diversity_signs,
+    fixed_samples,
+    gradient_norm,
+    sample_values,
+)
 from genlab.trainers.update import Update
+
+if TYPE_CHECKING:
+    from genlab.data import BatchStream, ImageDataset
+    from genlab.metrics import Score
+    from genlab.trainers.evaluation import EvaluationData
+    from genlab.traversal import Code
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A grid that a training writes.
+
+    Attributes:
+        images: (N, C, H, W) float32 in [-1, 1].
+        columns: images in a row; None: as square as can be.
+        name: distinguishes a second picture of the same step; "" for the first.
+    """
+
+    images: Tensor
+    columns: int | None = None
+    name: str = ""
 
 
 class Trainer:
@@ -44,10 +77,20 @@ class Trainer:
         noise: random tensors that are the same for any number of processes.
         step: updates done so far.
         use_ema: whether `sample` draws from the averaged networks.
+        config_class: what `config` is validated as.
+        data_kinds: kinds of data set that the algorithm can learn from.
+        draws_samples: whether `sample` makes new images from noise alone, so that FID and the like can be taken.
+        own_score_names: names that `scores` may give.
+        thresholds: when `findings` calls a number ill.
+        watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
+        gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
     """
 
     config_class: ClassVar[type[RunConfig]] = RunConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("images",)
+    draws_samples: ClassVar[bool] = True
+    own_score_names: ClassVar[tuple[str, ...]] = ()
+    thresholds: ClassVar[Thresholds] = Thresholds()
 
     def __init__(
         self,
@@ -69,6 +112,8 @@ class Trainer:
         self.precision = Precision(config.train.precision, self.device)
         self.step = 0
         self.use_ema = True
+        self.watches_gradients = False
+        self.gradient_norms: dict[str, Tensor] = {}
         self.micro_batch_count = config.train.grad_accumulation
         self._check_batch_split()
 
@@ -89,7 +134,7 @@ class Trainer:
         self._schedule = build_schedule(config.train.schedule, config.train.steps)
         seed_everything(config.seed, "training", self.distributed.rank)  # dropout and the like differ between processes
 
-    # The algorithm: these four, and for some `averaged_networks` and `batches_per_step`.
+    # The algorithm: these four, and of the others what it needs.
 
     def build_networks(self) -> dict[str, nn.Module]:
         """The networks, on the CPU, in training mode."""
@@ -107,22 +152,78 @@ class Trainer:
         """
         raise NotImplementedError
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """`count` new images, (count, C, H, W) float32 in [-1, 1], from the averaged networks where there are some.
 
         Args:
             count: number of images, at least 1.
             generator: CPU generator that all randomness comes from.
+            labels: int64 (count,), the class of each image; only where `label_count` is not None. Default: uniform.
+
+        Raises:
+            UserError: the model needs an input to make an image, or was trained without labels and got some.
         """
-        return self.decode(self.latents(count, generator))
+        if labels is None and self.label_count is not None:
+            labels = torch.randint(self.label_count, (count,), generator=generator)
+        return self.decode(self.latents(count, generator), labels)
+
+    @property
+    def label_count(self) -> int | None:
+        """Number of classes that `sample` can be asked for; None for a model without conditions."""
+        return None
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` draws from the prior, (count, ...) on the device: what `interpolate` walks between."""
         raise UserError(f"algorithm {self.config.algorithm}: has no latent space to draw from")
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) float32 in [-1, 1] of the latents, from the averaged networks where there are some."""
         raise UserError(f"algorithm {self.config.algorithm}: has no latent space to decode from")
+
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Codes (N, ...) float32 on the device of images (N, C, H, W) in [-1, 1].
+
+        Args:
+            images: any device.
+            labels: int64 (N,), only where `label_count` is not None.
+        """
+        raise self.lacks("encode", "cannot encode images")
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the model makes of images, (N, C, H, W) float32 in [-1, 1]; arguments as of `encode`."""
+        raise self.lacks("reconstruct", "cannot reconstruct images")
+
+    def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Images as the model was trained to restore them, drawn from `generator`; None where it sees them clean."""
+        return None
+
+    def lacks(self, method: str, what: str) -> UserError:
+        """The error of an algorithm without a method: says `what` it cannot do and which algorithms can."""
+        from genlab.trainers import ALGORITHMS
+
+        able = [name for name in ALGORITHMS if getattr(ALGORITHMS.get(name), method) is not getattr(Trainer, method)]
+        return UserError(f"algorithm {self.config.algorithm}: {what}; those that can: {', '.join(able)}")
+
+    def codes(self) -> list[Code]:
+        """What single entries of a latent vector say, and through which values `genlab traverse` walks them."""
+        raise UserError(f"algorithm {self.config.algorithm}: has no codes to traverse")
+
+    def manifold(self, side: int, labels: Tensor | None = None) -> Tensor:
+        """Pictures (side * side, C, H, W) over the plane of a latent space of two numbers, row by row."""
+        raise UserError(f"algorithm {self.config.algorithm}: has no plane of latents to draw")
+
+    def check_labels(self, labels: Tensor | None) -> None:
+        """Refuses labels where the model has no conditions, and classes that it does not have."""
+        if labels is None:
+            return
+        if self.label_count is None:
+            raise UserError(
+                f"algorithm {self.config.algorithm}: was trained without labels, so no class can be asked for"
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.label_count:
+            raise UserError(
+                f"class: expected 0 to {self.label_count - 1}, got {int(labels.min())} to {int(labels.max())}"
+            )
 
     def averaged_networks(self) -> dict[str, EmaConfig]:
         """Which networks are followed by a moving average."""
@@ -130,8 +231,62 @@ class Trainer:
 
     @property
     def batches_per_step(self) -> int:
-        """Batches that one `train_step` takes."""
+        """Batches that the next `train_step` takes; may depend on `step`."""
         return 1
+
+    def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
+        """The training batches; `settings` are the seed, process and loader arguments of `BatchStream`."""
+        from genlab.data import BatchStream
+
+        return BatchStream(dataset, self.config.data.batch_size, **settings)
+
+    def begin(self) -> None:
+        """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
+
+    def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
+        """The pictures that training writes every `train.sample_every` steps.
+
+        Args:
+            count: `train.sample_count`.
+            generator: CPU generator in the same state every time.
+            examples: n -> n evenly spaced, unvaried samples of the training set on the device, the same every time.
+        """
+        return [Picture(self.sample(count, generator))]
+
+    def scores(self, data: EvaluationData) -> list[Score]:
+        """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
+        return []
+
+    def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
+        """Numbers that a log row has beside the averages of its interval, taken at the interval's last step.
+
+        Here: how varied the samples are beside the data (`diversity_signs`). An algorithm may add its own.
+
+        Args:
+            examples: n -> n evenly spaced, unvaried samples of the training set on the device, the same every time.
+        """
+        if not self.draws_samples:
+            return {}
+        real = sample_values(examples(DIVERSITY_SAMPLES))
+        if len(real) < 2:
+            return {}
+        return diversity_signs(fixed_samples(self, len(real)), real)
+
+    def findings(self, values: dict[str, float]) -> list[Finding]:
+        """What is wrong by the numbers of one log interval; the loop tells it once it has lasted.
+
+        Args:
+            values: the log's row: averages of what `train_step` returned, "grad_norm_<optimiser>", vital signs.
+        """
+        collapse = collapse_finding(values, self.thresholds)
+        return [] if collapse is None else [collapse]
+
+    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, JSON values) that a resumed run needs beside networks, optimisers, averages and generators."""
+        return {}, {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Takes back what `extra_state` gave."""
 
     # What a train_step is written with.
 
@@ -159,6 +314,8 @@ class Trainer:
                 for parameter in parameters:
                     parameter.requires_grad_(True)
         self.distributed.average_gradients(self._trainable[name])
+        if self.watches_gradients:
+            self.gradient_norms[name] = gradient_norm(self._trainable[name]) / scaler.get_scale()
         scaler.step(optimizer)
         scaler.update()
 

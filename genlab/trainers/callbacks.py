@@ -33,7 +33,7 @@ class Callback:
         """A checkpoint is on the disk."""
 
     def on_event(self, row: dict[str, Any]) -> None:
-        """Something rare, as logged: {"event": "rollback" or "resume" or "note", ...}."""
+        """Something rare, as logged: {"event": "rollback", "resume", "note" or "diagnosis", ...}."""
 
     def on_end(self, trainer: Trainer) -> None:
         """Training ended, also by an error."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
+from genlab.config import RunConfig
+from genlab.errors import MetricError
 from genlab.trainers.base import Trainer
 
 if TYPE_CHECKING:
-    import torch
-
-    from genlab.config import RunConfig
-    from genlab.metrics import Score
+    from genlab.data import ImageDataset
+    from genlab.metrics import FeatureExtractor, Score
 
 Progress = Callable[[str, int, "int | None"], None]
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""
 
 
 class EvaluationStopped(Exception):
@@ -27,8 +36,138 @@ class Evaluator(Protocol):
     def __call__(self, trainer: Trainer, step: int) -> Sequence[Score]: ...
 
 
+@dataclass
+class EvaluationData:
+    """What an algorithm takes its own scores with.
+
+    Attributes:
+        config: of the run.
+        device: where networks run.
+        samples: images that a score may draw (`evaluate.samples`).
+        seed: of everything random in the scores.
+        progress: called with (what, done, total).
+    """
+
+    config: RunConfig
+    device: torch.device
+    samples: int
+    seed: int = 0
+    progress: Progress = _silent
+    _judge: FeatureExtractor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.evaluate.batch_size
+
+    def dataset(self, split: str = "test") -> ImageDataset:
+        """A split of the run's data set, whole and unvaried.
+
+        Raises:
+            DataError: the set has no such split.
+        """
+        from genlab import data
+
+        return data.build(self.config.data.model_copy(update={"limit": None}), split)
+
+    def generator(self) -> torch.Generator:
+        """A CPU generator in the same state every time."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def judge(self) -> FeatureExtractor:
+        """The classifier of the run's data set, trained on its first use and kept in the cache directory.
+
+        Calling it gives (features, logits); `accuracy`, `hash` and `describe()` belong into a score's protocol.
+        """
+        if self._judge is None:
+            from genlab import metrics
+
+            self._judge = metrics.resolve_for(
+                self.config.data, "classifier", device=self.device, progress=self.progress
+            )
+        return self._judge
+
+
+def planned_metrics(config: RunConfig) -> tuple[list[str] | None, bool]:
+    """(metrics of the samples, or None for the defaults; whether the algorithm's own scores are taken).
+
+    Raises:
+        MetricError: metrics of samples, of an algorithm that makes none from noise.
+    """
+    return split_metrics(config.evaluate.metrics, config.algorithm)
+
+
+def split_metrics(wanted: Sequence[str] | None, algorithm: str) -> tuple[list[str] | None, bool]:
+    """As `planned_metrics`, for a list of metrics that may hold "own"."""
+    from genlab.trainers import ALGORITHMS
+
+    draws_samples = ALGORITHMS.get(algorithm).draws_samples
+    if wanted is None:
+        return (None if draws_samples else []), True
+    of_samples = [metric for metric in wanted if metric != "own"]
+    if of_samples and not draws_samples:
+        raise MetricError(
+            f"evaluate.metrics: expected own, got {', '.join(of_samples)}: algorithm {algorithm} makes no images from "
+            "noise alone"
+        )
+    return of_samples, "own" in wanted
+
+
+def score_trainer(
+    trainer: Trainer,
+    *,
+    metrics: Sequence[str] | None = None,
+    extractor: str | FeatureExtractor | None = None,
+    inception_weights: Path | None = None,
+    samples: int | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    facts: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """Scores of a trainer's samples against its data, then the algorithm's own.
+
+    Args:
+        trainer: of a run or rebuilt from a checkpoint.
+        metrics: of "fid", "is", "kid", "prdc", "modes" and "own"; default: the run's `evaluate.metrics`.
+        extractor: name, or an extractor at hand; default: the run's.
+        inception_weights: Inception's file.
+        samples: images drawn; default: the run's.
+        split: of the data set that samples are compared with; default: the run's.
+        seed: of sampling, splits and subsets.
+        facts: further entries of every protocol, such as step and checkpoint.
+        progress: called with (what, done, total).
+    """
+    from genlab import metrics as scoring  # imports scikit-learn and torchvision: only where something is evaluated
+
+    config = trainer.config
+    settings = config.evaluate
+    count = samples or settings.samples
+    of_samples, own = split_metrics(settings.metrics if metrics is None else metrics, config.algorithm)
+    scores: list[Score] = []
+    if of_samples != []:
+        scores += scoring.evaluate_generator(
+            trainer.sample,
+            config.data,
+            extractor=extractor or settings.extractor,
+            metrics=of_samples,
+            samples=count,
+            split=split or settings.real_split,
+            batch_size=settings.batch_size,
+            weights=inception_weights,
+            device=trainer.device,
+            protocol=scoring.Protocol(seed=seed),
+            facts=facts,
+            progress=progress,
+        )
+    if own:
+        data = EvaluationData(config, trainer.device, count, seed, progress or _silent)
+        for score in trainer.scores(data):
+            scores.append(dataclasses.replace(score, protocol={**score.protocol, **(facts or {})}))
+    return scores
+
+
 class DatasetEvaluator:
-    """Scores samples against a split of the run's data set, as `config.evaluate` says.
+    """Scores a trainer against its run's data set, as `config.evaluate` says.
 
     The feature extractor is resolved once, at the first evaluation; the offline ones are trained then and cached.
 
@@ -38,34 +177,28 @@ class DatasetEvaluator:
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress
-        self._extractor: Any = None
+        self._extractor: FeatureExtractor | None = None
 
     def check(self, config: RunConfig, device: torch.device) -> None:
         """Raises UserError where the evaluation that `config` asks for could not be done after the training."""
         from genlab.metrics import check_evaluation
+        from genlab.trainers import ALGORITHMS
 
-        check_evaluation(config.data, config.evaluate, device=device)
+        of_samples, own = planned_metrics(config)
+        names = ALGORITHMS.get(config.algorithm).own_score_names if own else ()
+        check_evaluation(config.data, config.evaluate, of_samples, own_names=names, device=device)
 
     def __call__(self, trainer: Trainer, step: int) -> Sequence[Score]:
-        from genlab import metrics  # imports scikit-learn and torchvision: only where something is evaluated
+        from genlab import metrics
 
-        config = trainer.config.evaluate
-        if self._extractor is None:
+        config = trainer.config
+        of_samples, _ = planned_metrics(config)
+        if self._extractor is None and of_samples != []:
             self._extractor = metrics.resolve_for(
-                trainer.config.data, config.extractor, device=trainer.device, progress=self._progress
+                config.data, config.evaluate.extractor, device=trainer.device, progress=self._progress
             )
-        return metrics.evaluate_generator(
-            trainer.sample,
-            trainer.config.data,
-            extractor=self._extractor,
-            metrics=config.metrics,
-            samples=config.samples,
-            split=config.real_split,
-            batch_size=config.batch_size,
-            device=trainer.device,
-            facts={"step": step, "weights": "ema" if trainer.ema and trainer.use_ema else "raw"},
-            progress=self._progress,
-        )
+        facts = {"step": step, "weights": "ema" if trainer.ema and trainer.use_ema else "raw"}
+        return score_trainer(trainer, extractor=self._extractor, facts=facts, progress=self._progress)
 
 
 def selecting_score(scores: Sequence[Score], wanted: str | None) -> Score | None:

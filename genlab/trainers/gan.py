@@ -1,15 +1,32 @@
-"""What all GAN trainers share: the configuration of the game, its loss and its regularisers."""
+"""What all GAN trainers share: the configuration of the game, and its two updates."""
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from typing import Any, Literal
+
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor, nn
 
 from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
+from genlab.errors import ConfigError
 from genlab.losses import ADVERSARIAL_LOSSES
+from genlab.models.gan_networks import GAN_NETWORKS
+from genlab.models.mlp import MlpConfig
+from genlab.optimizers import build_optimizer
 from genlab.registry import nearest
-from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig
-from genlab.trainers.base import Trainer
+from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig, apply_spectral_norm
+from genlab.trainers.base import Metrics, Trainer
+
+Condition = tuple[Tensor, ...]
+UNIFORM_RANGES = {
+    "uniform": (-1.0, 1.0),
+    "uniform_unit_variance": (-math.sqrt(3), math.sqrt(3)),
+    "uniform_positive": (0.0, 1.0),
+}
 
 
 class GanConfig(Section):
@@ -30,23 +47,74 @@ class GanConfig(Section):
         return value
 
 
+class GanModelConfig(Section):
+    """Which networks play, and their sizes; each family of networks uses the sizes that it has."""
+
+    network: str = Field("dcgan", description="family of generator and discriminator")
+    discriminator: str | None = Field(None, description="family of the discriminator where it is another")
+    latent_dim: int = Field(100, ge=1, le=4096, description="length of z")
+    latent_distribution: Literal["normal", "uniform", "uniform_unit_variance", "uniform_positive"] = Field(
+        "normal", description="of z: N(0, 1), U(-1, 1), U(-sqrt 3, sqrt 3) as GAN's authors, or U(0, 1)"
+    )
+    base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
+    discriminator_batch_norm: bool = Field(True, description="false where a gradient penalty is taken per sample")
+    mlp: MlpConfig = Field(default_factory=MlpConfig, description="sizes of network mlp")
+
+    @field_validator("network", "discriminator")
+    @classmethod
+    def _known_network(cls, value: str | None) -> str | None:
+        if value is not None and value not in GAN_NETWORKS:
+            guess = nearest(value, GAN_NETWORKS.names())
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise ValueError(f"expected one of {', '.join(GAN_NETWORKS.names())}{hint}")
+        return value
+
+
 class GanRunConfig(RunConfig):
     """Sections of every GAN's configuration."""
 
+    model: GanModelConfig = Field(default_factory=GanModelConfig)
     gan: GanConfig = Field(default_factory=GanConfig)
     generator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     discriminator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
 
 
 class GanTrainer(Trainer):
-    """Trainer of networks "generator" and "discriminator" with one optimiser each."""
+    """Networks "generator" and "discriminator" with one optimiser each, and the two updates of the game.
+
+    Symbols of the GAN paper (Goodfellow et al. 2014, algorithm 1): x = real, z = noise, G(z) = fake. `condition` is
+    what both networks get beside their input, such as labels; () for none.
+    """
 
     config: GanRunConfig
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loss = ADVERSARIAL_LOSSES.get(self.config.gan.loss)
         self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        model, shape = self.config.model, self.data.shape
+        families = {"network": model.network, "discriminator": model.discriminator or model.network}
+        for key, family in families.items():
+            kinds = GAN_NETWORKS.get(family).data_kinds
+            if self.data.kind not in kinds:
+                raise ConfigError(f"model.{key}={family}: expected {' or '.join(kinds)}, got {self.data.kind}")
+        try:
+            generator = GAN_NETWORKS.get(families["network"]).generator(shape, model)
+            discriminator = GAN_NETWORKS.get(families["discriminator"]).discriminator(shape, model)
+        except ValueError as error:
+            raise ConfigError(f"model.network={model.network}: {error}") from None
+        if self.config.gan.regularizers.spectral_norm:
+            apply_spectral_norm(discriminator)
+        return {"generator": generator, "discriminator": discriminator}
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
+        return {
+            "generator": build_optimizer(self.config.generator_optimizer, generator.parameters()),
+            "discriminator": build_optimizer(self.config.discriminator_optimizer, discriminator.parameters()),
+        }
 
     def averaged_networks(self) -> dict[str, EmaConfig]:
         return {"generator": self.config.gan.ema} if self.config.gan.ema is not None else {}
@@ -54,3 +122,89 @@ class GanTrainer(Trainer):
     @property
     def batches_per_step(self) -> int:
         return self.config.gan.discriminator_steps
+
+    # The parts of a step.
+
+    def draw_noise(self, count: int) -> Tensor:
+        """z of the local batch, (count, latent_dim)."""
+        model = self.config.model
+        if model.latent_distribution == "normal":
+            return self.noise.normal(count, model.latent_dim)
+        low, high = UNIFORM_RANGES[model.latent_distribution]
+        return self.noise.uniform(count, model.latent_dim).mul_(high - low).add_(low)
+
+    def generate(self, z: Tensor, condition: Condition = (), *, keep_graph: bool) -> list[Tensor]:
+        """G(z) of each micro-batch. With several of them no graph is kept: its memory is what they are to save."""
+        keep_graph = keep_graph and self.micro_batch_count == 1
+        parts = zip(*(value.chunk(self.micro_batch_count) for value in (z, *condition)), strict=True)
+        with torch.set_grad_enabled(keep_graph), self.autocast():
+            return [self.networks["generator"](*part) for part in parts]
+
+    def update_discriminator(
+        self, real: Tensor, fakes: list[Tensor], update_number: int, condition: Condition = ()
+    ) -> Metrics:
+        """Descends the discriminator's loss and penalties on x and G(z); no gradient reaches the generator.
+
+        Args:
+            real: x of the local batch.
+            fakes: G(z) of each micro-batch.
+            update_number: discriminator updates before this one; lazy penalties go by it.
+            condition: of the real and the generated samples alike.
+        """
+        network = self.networks["discriminator"]
+        mixing = self.draw_mixing(real)
+        with self.update("discriminator") as update:
+            for x, fake, share, *given in update.micro_batches(real, torch.cat(fakes).detach(), mixing, *condition):
+                with self.autocast():
+                    real_logits, fake_logits = network(x, *given), network(fake, *given)
+                loss_d = self.loss.discriminator_loss(real_logits, fake_logits)
+                judge = partial(_with_condition, network, tuple(given))
+                penalties = self.regularizer.penalties(judge, x, fake, share, update_number)
+                update.backward(sum(penalties.values(), loss_d))
+                update.record(loss_d=loss_d, real_logit=real_logits.mean(), fake_logit=fake_logits.mean(), **penalties)
+        return update.metrics
+
+    def draw_mixing(self, real: Tensor) -> Tensor | None:
+        """A uniform number for each sample of a gradient penalty on interpolates; None where there is no penalty."""
+        if not self.regularizer.draws_mixing:
+            return None
+        return self.noise.uniform(real.shape[0], *(1 for _ in real.shape[1:]))
+
+    def update_generator(self, z: Tensor, fakes: list[Tensor], condition: Condition = ()) -> Metrics:
+        """Descends the generator's loss through the frozen discriminator.
+
+        Args:
+            z: noise of the local batch.
+            fakes: G(z) of each micro-batch; made again where they carry no graph.
+            condition: of the generated samples.
+        """
+        with self.update("generator") as update:
+            for fake, part, *given in zip(
+                fakes, *(value.chunk(self.micro_batch_count) for value in (z, *condition)), strict=True
+            ):
+                with self.autocast():
+                    fake = fake if fake.requires_grad else self.networks["generator"](part, *given)
+                    fake_logits = self.networks["discriminator"](fake, *given)
+                loss_g = self.loss.generator_loss(fake_logits)
+                update.backward(loss_g)
+                update.record(loss_g=loss_g)
+        return update.metrics
+
+    # Sampling.
+
+    def latents(self, count: int, generator: torch.Generator) -> Tensor:
+        model = self.config.model
+        if model.latent_distribution == "normal":
+            return torch.randn(count, model.latent_dim, generator=generator).to(self.device)
+        low, high = UNIFORM_RANGES[model.latent_distribution]
+        return torch.rand(count, model.latent_dim, generator=generator).mul_(high - low).add_(low).to(self.device)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.check_labels(labels)
+        given = () if labels is None else (labels.to(self.device),)
+        with self.inference():
+            return self.inference_network("generator")(latents.to(self.device), *given).float()
+
+
+def _with_condition(network: nn.Module, condition: Condition, inputs: Tensor) -> Tensor:
+    return network(inputs, *condition)

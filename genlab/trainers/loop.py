@@ -20,13 +20,15 @@ from genlab.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from genlab.errors import CheckpointError, RunError
+from genlab.errors import CheckpointError
 from genlab.runs import Interrupted, RunDirectory
 from genlab.trainers.base import Batch, Trainer
 from genlab.trainers.callbacks import Callback
+from genlab.trainers.diagnosis import Diagnosis
 from genlab.trainers.evaluation import Evaluator
 from genlab.trainers.facts import environment_facts
-from genlab.trainers.guard import MetricWindow, non_finite_networks
+from genlab.trainers.faults import heeded, rolled_back
+from genlab.trainers.guard import MetricWindow
 from genlab.trainers.recorder import Progress, Recorder
 from genlab.trainers.signals import SignalWatch
 from genlab.trainers.state import capture_state, restore_state
@@ -63,13 +65,14 @@ class Loop:
         self.config = trainer.config
         self.distributed = trainer.distributed
         self.window = MetricWindow(trainer.device)
-        self.recorder = Recorder(trainer, run, callbacks)
+        self.recorder = Recorder(trainer, run, callbacks, dataset)
         self.last_checkpoint: Path | None = None
         self._evaluator = evaluator
         self._signals = signals or SignalWatch()
         self._dataset_contents = getattr(dataset, "contents", None)
         self._notes = getattr(dataset, "notes", ())
-        self._numbers: list[int] = []  # of the batches of the present step
+        self.diagnosis = Diagnosis(trainer, self.recorder.examples if dataset is not None else None)
+        self.batch_numbers: list[int] = []  # of the present step
 
     @property
     def progress(self) -> Progress:
@@ -82,7 +85,8 @@ class Loop:
 
         Raises:
             Interrupted: a signal arrived; the checkpoint of the last step is on the disk.
-            RunError: a loss that is not finite, or a file that cannot be written; the last checkpoint is whole.
+            RunError: a loss that is not finite, a collapse that `train.on_collapse` stops for, or a file that cannot be
+                written; the last checkpoint is whole.
         """
         trainer, total = self.trainer, self.config.train.steps
         self.recorder.start_clock()
@@ -97,9 +101,11 @@ class Loop:
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from
             while trainer.step < total:
-                self._numbers, batches = self._next_batches()
+                self.batch_numbers, batches = self._next_batches()
+                trainer.watches_gradients = self._log_due(trainer.step + 1)
                 metrics = trainer.advance(*batches)
-                self.window.add(trainer.step, metrics, self._numbers)
+                self.progress.images += len(batches) * self.config.data.batch_size
+                self.window.add(trainer.step, metrics, self.batch_numbers)
                 self._after_step(last=trainer.step >= total)
             self._finish()
         finally:
@@ -108,7 +114,7 @@ class Loop:
     def _after_step(self, last: bool) -> None:
         step, train = self.trainer.step, self.config.train
         signum = self._signals.agreed(self.distributed)
-        log_due = step % train.log_every == 0 or last
+        log_due = self._log_due(step)
         sample_due = step % train.sample_every == 0 or last
         score_due = self._evaluator is not None and not last and _divides(self.config.evaluate.every, step)
         save_due = step % train.checkpoint_every == 0 or last or score_due or signum is not None
@@ -116,8 +122,10 @@ class Loop:
         read_due = log_due or sample_due or save_due or self.trainer.device.type == "cpu"
         if read_due and self._rolled_back(check_weights=save_due):
             return
-        logged = self.recorder.log_interval(self.window.averages(self.distributed)) if log_due else None
+        logged = self._log() if log_due else None
         self.recorder.tell("on_step", step, logged)
+        if logged is not None and heeded(self, logged):
+            return
         if sample_due:
             self.recorder.draw_samples()
         if score_due and signum is None:
@@ -125,6 +133,18 @@ class Loop:
         if save_due:
             self.save()
         self._stop_if(signum)
+
+    def _log_due(self, step: int) -> bool:
+        return step % self.config.train.log_every == 0 or step >= self.config.train.steps
+
+    def _log(self) -> dict[str, float]:
+        """Writes the row of a log interval: averages, and on rank 0 the vital signs of its last step."""
+        averages = self.window.averages(self.distributed)
+        signs = self.diagnosis.measure() if self.run is not None else {}
+        return self.recorder.log_interval({**averages, **signs})
+
+    def _rolled_back(self, check_weights: bool) -> bool:
+        return rolled_back(self, check_weights)
 
     def _finish(self) -> None:
         """The last evaluation, after the last checkpoint is safe; a resumed run makes up for a missed one."""
@@ -176,7 +196,11 @@ class Loop:
             "dataset_contents": self._dataset_contents,
             "stream": self.stream.state_dict(),
             "window_counts": counts,
-            "progress": {**asdict(self.progress), "seconds": self.recorder.seconds()},
+            "progress": {
+                **asdict(self.progress),
+                "seconds": self.recorder.seconds(),
+                "diagnosis": self.diagnosis.state,
+            },
             "versions": _versions(),
         }
         self.distributed.on_main(lambda: self._write(tensors, state))
@@ -200,6 +224,7 @@ class Loop:
         sums = {key[len(prefix) :]: value for key, value in checkpoint.tensors.items() if key.startswith(prefix)}
         self.window.load_state_dict(sums, state["window_counts"])
         self.recorder.progress = Progress(**state["progress"])
+        self.diagnosis.restore(self.progress.diagnosis)
         self.last_checkpoint = checkpoint.path
 
     def resume(self, checkpoint: Checkpoint, same_run: bool) -> None:
@@ -243,50 +268,6 @@ class Loop:
         if best_step is not None:
             text = f"the best checkpoint, of step {best_step}, {reason}; the next evaluation names a new one"
             self.recorder.log({"event": "note", "step": self.trainer.step, "text": text})
-
-    # Faults.
-
-    def _rolled_back(self, check_weights: bool) -> bool:
-        """Whether a value was not finite and the run went back to its last checkpoint.
-
-        A loss may be finite and its gradient not: with `check_weights` the weights are looked at too, so that no
-        checkpoint holds a NaN.
-
-        Raises:
-            RunError: it was not, and `on_nan` says stop or `max_rollbacks` is spent.
-        """
-        fault = self.window.first_fault(self.distributed)
-        if fault is None and check_weights:
-            broken = non_finite_networks(self.trainer.networks)
-            if self.distributed.maximum(len(broken)):
-                fault = (self.trainer.step, self._numbers, [f"weights of {name}" for name in broken])
-        if fault is None:
-            return False
-        step, batches, names = fault
-        source = self.distributed.gather(self.last_checkpoint)[0]
-        batch = ", ".join(map(str, batches))
-        where = f"step {step}, batch {batch}: {', '.join(names)}: expected a finite number, got NaN or Inf"
-        train = self.config.train
-        if train.on_nan == "stop":
-            raise RunError(
-                f"{where}. The checkpoint {source} is whole: lower the learning rate, or continue with "
-                "train.on_nan=rollback, which leaves the batch out"
-            )
-        if self.progress.rollbacks >= train.max_rollbacks:
-            raise RunError(
-                f"{where}, after {self.progress.rollbacks} rollbacks (train.max_rollbacks). The checkpoint {source} is "
-                "whole: lower the learning rate"
-            )
-        skipped, rollbacks = sorted({*self.progress.skipped, *batches}), self.progress.rollbacks + 1
-        seconds = self.recorder.seconds()
-        self.restore(load_checkpoint(source))
-        self.progress.skipped, self.progress.rollbacks = skipped, rollbacks
-        self.progress.seconds = seconds
-        self.recorder.start_clock()
-        self.rewind_run()
-        event = {"event": "rollback", "step": self.trainer.step, "fault_step": step}
-        self.recorder.log({**event, "batches": list(batches), "metrics": names})
-        return True
 
 
 def _divides(interval: int | None, step: int) -> bool:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genlab.checkpoint import checkpoint_name
 from genlab.images import save_grid
 from genlab.runs import RunDirectory, reporting_write_errors
 from genlab.seeding import generator, preserved_rng
-from genlab.trainers.base import Trainer
+from genlab.trainers.base import Batch, Trainer
 from genlab.trainers.callbacks import Callback
 from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
+
+if TYPE_CHECKING:
+    from genlab.data import ImageDataset
 
 
 @dataclass
@@ -22,17 +25,21 @@ class Progress:
 
     Attributes:
         seconds: time spent in earlier processes of this run.
+        images: training samples that the steps so far took in.
         skipped: numbers of the batches that `on_nan: rollback` leaves out.
         rollbacks: how often it went back.
         last_scores: rows of the last evaluation.
         best: {"step", "name", "value"} of the best score so far, with the "scores" of that evaluation.
+        diagnosis: what the diagnosis remembers.
     """
 
     seconds: float = 0.0
+    images: int = 0
     skipped: list[int] = field(default_factory=list)
     rollbacks: int = 0
     last_scores: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    diagnosis: dict[str, Any] = field(default_factory=dict)
 
 
 class Recorder:
@@ -42,23 +49,30 @@ class Recorder:
         trainer: what is recorded.
         run: the run directory, or None where this process is not rank 0.
         callbacks: told of everything that happens.
+        dataset: where the examples that some pictures show come from.
 
     Attributes:
         progress: counters and scores that belong into checkpoints.
     """
 
-    def __init__(self, trainer: Trainer, run: RunDirectory | None, callbacks: Sequence[Callback]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: RunDirectory | None,
+        callbacks: Sequence[Callback],
+        dataset: ImageDataset | None = None,
+    ) -> None:
         self.trainer, self.run = trainer, run
         self.progress = Progress()
         self._train = trainer.config.train
         self._callbacks = callbacks if run is not None else ()
-        self._images_per_step = trainer.config.data.batch_size * trainer.batches_per_step
+        self._dataset = dataset
         self.start_clock()
 
     def start_clock(self) -> None:
         """Counts time and speed from here on."""
         self._started = time.monotonic()
-        self._rate_mark = (self._started, self.trainer.step)
+        self._rate_mark = (self._started, self.progress.images)
 
     def seconds(self) -> float:
         """Time spent on this run, in earlier processes too."""
@@ -79,24 +93,36 @@ class Recorder:
     def log_interval(self, metrics: dict[str, float]) -> dict[str, float]:
         """Writes the averages of a log interval with the learning rate and the speed; returns all of them."""
         step, now, (since, then) = self.trainer.step, time.monotonic(), self._rate_mark
-        rate = (step - then) * self._images_per_step / max(now - since, 1e-9)
-        self._rate_mark = (now, step)
+        images = self.progress.images
+        rate = (images - then) / max(now - since, 1e-9)
+        self._rate_mark = (now, images)
         values = {**metrics, "learning_rate": self.trainer.learning_rate, "images_per_second": round(rate, 2)}
-        self.log({"step": step, "time": round(self.seconds(), 3), "images": step * self._images_per_step, **values})
+        self.log({"step": step, "time": round(self.seconds(), 3), "images": images, **values})
         if self.run is not None and self._train.tensorboard:
             self.run.add_scalars(step, values)
         return values
 
     def draw_samples(self) -> None:
-        """Writes the grid of the fixed z."""
+        """Writes the trainer's pictures: the same noise and the same examples every time."""
         if self.run is None:
             return
-        path = self.run.sample_path(self.trainer.step)
-        with preserved_rng(self.trainer.device):
-            images = self.trainer.sample(self._train.sample_count, generator(self.trainer.config.seed, "samples"))
-        with reporting_write_errors(path):
-            save_grid(images, path)
-        self.tell("on_samples", self.trainer.step, path)
+        trainer = self.trainer
+        with preserved_rng(trainer.device):
+            count, draws = self._train.sample_count, generator(trainer.config.seed, "samples")
+            pictures = trainer.preview(count, draws, self.examples)
+        for picture in pictures:
+            path = self.run.sample_path(trainer.step, picture.name)
+            with reporting_write_errors(path):
+                save_grid(picture.images, path, columns=picture.columns)
+            self.tell("on_samples", trainer.step, path)
+
+    def examples(self, count: int) -> Batch:
+        """Evenly spaced, unvaried samples of the training set; fewer where it has fewer."""
+        from genlab.data import evenly_spaced
+
+        if self._dataset is None:
+            raise RuntimeError("recorder: expected the data set, which the pictures of this algorithm show; got None")
+        return self.trainer.to_device(self._dataset.fetch(evenly_spaced(len(self._dataset), count)))
 
     def evaluate(self, evaluator: Evaluator) -> None:
         """Scores the trainer and notes whether this step is the best so far; leaves early where asked to stop."""

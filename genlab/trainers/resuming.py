@@ -16,6 +16,7 @@ HARMLESS_KEYS = (
     "train.checkpoint_every",
     "train.keep_last",
     "train.on_nan",
+    "train.on_collapse",
     "train.max_rollbacks",
     "train.tensorboard",
     "evaluate.",

@@ -1,7 +1,7 @@
 """A trainer's whole state as flat tensors and JSON values, and back.
 
 Names of tensors: `networks/<network>/<key>`, `ema/<network>/<key>`, `optimizers/<optimiser>/<parameter>/<key>`,
-`rng/<rank>/<generator>`, `rng/noise`.
+`rng/<rank>/<generator>`, `rng/noise`, `extra/<key>` for what an algorithm adds.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def capture_state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for rank, (rng_tensors, rng_plain) in enumerate(trainer.distributed.gather(capture_rng(trainer.device))):
         _put(tensors, f"rng/{rank}", rng_tensors)
         plain["rng"].append(rng_plain)
+    extra_tensors, plain["extra"] = trainer.extra_state()
+    _put(tensors, "extra", extra_tensors)
     return tensors, plain
 
 
@@ -54,6 +56,7 @@ def restore_state(trainer: Trainer, tensors: dict[str, Tensor], plain: dict[str,
         restore_optimizer_state(optimizer, _take(tensors, f"optimizers/{name}"), plain["optimizers"][name])
         trainer.scalers[name].load_state_dict(plain["scalers"][name])
     trainer.noise.generator.set_state(tensors["rng/noise"])
+    trainer.load_extra_state(_take(tensors, "extra"), plain.get("extra", {}))
     rank = trainer.distributed.rank
     if rank < len(plain["rng"]):
         restore_rng(_take(tensors, f"rng/{rank}"), plain["rng"][rank], trainer.device)

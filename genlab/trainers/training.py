@@ -97,9 +97,10 @@ def train(
             checkpoint = load_checkpoint(plan.source)
             check_compatible(checkpoint, config, dataset.contents)
         trainer = ALGORITHMS.get(config.algorithm)(config, DataSpec.of(dataset), device=target, distributed=distributed)
-        stream = data.BatchStream(
+        if checkpoint is None:
+            trainer.begin()
+        stream = trainer.open_stream(
             dataset,
-            config.data.batch_size,
             seed=derive_seed(config.seed, "data"),
             rank=distributed.rank,
             world_size=distributed.world_size,

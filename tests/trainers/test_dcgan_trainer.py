@@ -48,9 +48,9 @@ def test_the_generators_update_computes_no_weight_gradient_of_the_discriminator(
     trainer = build()
     z = trainer.latents(8, torch.Generator())
     with default_impl("torch"):
-        fakes = trainer._generate(z, keep_graph=True)
+        fakes = trainer.generate(z, keep_graph=True)
     with default_impl("torch"), ConvolutionGradients() as counted:
-        trainer._update_generator(z, fakes)
+        trainer.update_generator(z, fakes)
     assert counted.weight_gradients == convolutions(trainer.networks["generator"])
     assert all(p.grad is None for p in trainer.networks["discriminator"].parameters())
     assert all(p.grad is not None for p in trainer.networks["generator"].parameters())
@@ -58,9 +58,9 @@ def test_the_generators_update_computes_no_weight_gradient_of_the_discriminator(
 
 def test_the_discriminators_update_computes_no_gradient_of_the_generator():
     trainer = build()
-    fakes = trainer._generate(trainer.latents(8, torch.Generator()), keep_graph=True)
+    fakes = trainer.generate(trainer.latents(8, torch.Generator()), keep_graph=True)
     with default_impl("torch"), ConvolutionGradients() as counted:
-        trainer._update_discriminator(images()["image"], fakes, 0)
+        trainer.update_discriminator(images()["image"], fakes, 0)
     # Twice: real and fake are separate batches. The first layer needs no gradient of its input, the images.
     layers = convolutions(trainer.networks["discriminator"])
     assert counted.weight_gradients == 2 * layers
@@ -117,7 +117,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
     results = []
     for trainer in (whole, parts):
         fakes = list(fake.chunk(trainer.micro_batch_count))
-        metrics = trainer._update_discriminator(batch, fakes, 0)
+        metrics = trainer.update_discriminator(batch, fakes, 0)
         results.append((metrics, [p.grad for p in trainer.networks["discriminator"].parameters()]))
     for name, value in results[0][0].items():
         torch.testing.assert_close(results[1][0][name], value, rtol=1e-4, atol=1e-6)
@@ -210,11 +210,11 @@ def test_fp16_skips_a_step_that_overflows_and_lowers_its_scale():
 
 def test_noise_follows_its_distribution():
     normal, uniform = build(), build("model.latent_distribution=uniform", "model.latent_dim=1000")
-    draws = uniform._draw_noise(50)
+    draws = uniform.draw_noise(50)
     assert draws.min() >= -1
     assert draws.max() < 1
     assert draws.std().item() == pytest.approx(3**-0.5, rel=0.02)
-    assert normal._draw_noise(5000).std().item() == pytest.approx(1, rel=0.05)
+    assert normal.draw_noise(5000).std().item() == pytest.approx(1, rel=0.05)
     assert uniform.latents(10, torch.Generator()).abs().max() <= 1
 
 

@@ -1,0 +1,218 @@
+"""Autoencoders: plain, denoising, stacked.
+
+Hinton and Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks"; Vincent et al. 2010, "Stacked
+Denoising Autoencoders". Symbols of the latter: x an image of intensities in [0, 1], x~ its corrupted version, y the
+code, z the reconstruction. The loss compares z with the clean x; without corruption x~ = x.
+
+With `pretraining.steps` the layers are first trained one after the other, each to reconstruct its own input, which is
+the code of the layers below it (section 3.4 there; those are frozen). Then all are trained together.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from genlab.config import OptimizerConfig, RunConfig, Section
+from genlab.models.autoencoder import Autoencoder
+from genlab.optimizers import build_optimizer
+from genlab.trainers.base import Batch, Metrics, Picture, Trainer
+from genlab.trainers.stack import StackConfig, to_images, to_intensities
+
+if TYPE_CHECKING:
+    from genlab.metrics import Score
+    from genlab.trainers.evaluation import EvaluationData
+
+PICTURE_COLUMNS = 16
+LATENT_EXAMPLES = 1000  # codes in the scatter plot at the end of a training
+
+
+class AutoencoderModelConfig(StackConfig):
+    """The encoder's sizes and what its mirror image is like."""
+
+    tied: bool = Field(False, description="each decoding layer's weight is the transpose of its encoding layer's")
+    output: Literal["sigmoid", "linear"] = Field("sigmoid", description="of the pixels' intensities")
+
+
+class CorruptionConfig(Section):
+    """What is done to an image before it is encoded; both may act, the Gaussian noise first."""
+
+    gaussian: float = Field(0.0, ge=0, le=10, description="standard deviation, in units of the intensities' range")
+    masking: float = Field(0.0, ge=0, lt=1, description="share of the components set to 0, drawn anew each time")
+
+
+class PretrainingConfig(Section):
+    """Greedy layer-wise training before that of the whole."""
+
+    steps: int | list[int] = Field(0, description="steps of each layer: one number for all, or a list; 0: none")
+
+
+class AutoencoderConfig(RunConfig):
+    """`algorithm: autoencoder`. `train.steps` counts the pre-training too."""
+
+    model: AutoencoderModelConfig = Field(default_factory=AutoencoderModelConfig)
+    reconstruction: Literal["mse", "cross_entropy"] = Field("mse", description="the loss, summed over the pixels")
+    corruption: CorruptionConfig = Field(default_factory=CorruptionConfig)
+    pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig)
+    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999)))
+
+    @property
+    def layer_steps(self) -> list[int]:
+        """Steps of each layer's pre-training, from the image inwards."""
+        steps, depth = self.pretraining.steps, len(self.model.hidden) + 1
+        return [steps] * depth if isinstance(steps, int) else steps
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AutoencoderConfig:
+        self.model.check_size(self.data.height_width)
+        if self.reconstruction == "cross_entropy" and self.model.output != "sigmoid":
+            raise ValueError(
+                f"model.output: expected sigmoid with reconstruction=cross_entropy, got {self.model.output}"
+            )
+        steps, depth = self.layer_steps, len(self.model.hidden) + 1
+        if len(steps) != depth or min(steps) < 0:
+            raise ValueError(
+                f"pretraining.steps: expected a number of at least 0 for each of the {depth} layers, got {steps}"
+            )
+        if sum(steps) >= self.train.steps:
+            raise ValueError(
+                f"train.steps: expected more than the {sum(steps)} steps of pre-training, which it counts too, "
+                f"got {self.train.steps}"
+            )
+        return self
+
+
+class AutoencoderTrainer(Trainer):
+    """Network "autoencoder" with one optimiser, whose state begins anew in each phase."""
+
+    config_class = AutoencoderConfig
+    config: AutoencoderConfig
+    draws_samples = False
+    own_score_names = ("reconstruction_mse",)
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        model = self.config.model
+        return {"autoencoder": Autoencoder(model.build(self.data.shape), tied=model.tied)}
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"autoencoder": build_optimizer(self.config.optimizer, self.networks["autoencoder"].parameters())}
+
+    @property
+    def layer_in_training(self) -> int | None:
+        """Index of the layer that the next step pre-trains; None: the next step trains the whole."""
+        ends = list(accumulate(self.config.layer_steps))
+        layer = bisect_right(ends, self.step)
+        return layer if layer < len(ends) else None
+
+    def train_step(self, batch: Batch) -> Metrics:
+        network, layer = self.networks["autoencoder"], self.layer_in_training
+        if self.step in accumulate(self.config.layer_steps):
+            self.optimizers["autoencoder"].state.clear()  # moments of a layer trained alone say nothing of the whole
+        x = to_intensities(batch["image"])
+        noise = self._draw_noise(len(x), x.shape[1:] if layer is None else network.encoder.layers[layer].input_shape)
+        with self.update("autoencoder") as update:
+            for part, *drawn in update.micro_batches(x, *noise):
+                if layer is None:
+                    loss, error = self._whole_loss(part, drawn)
+                    update.record(loss=loss, mse=error)
+                else:
+                    loss = self._layer_loss(part, drawn, layer)
+                    update.record(**{f"loss_layer{layer + 1}": loss})
+                update.backward(loss)
+        return update.metrics
+
+    def _whole_loss(self, x: Tensor, noise: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """(loss, mean squared error of a pixel) of z = g(f(x~)) against x."""
+        with self.autocast():
+            output = self.networks["autoencoder"](self._corrupt(x, noise))
+        return self._image_loss(output, x), (self._intensities(output) - x).square().mean()
+
+    def _layer_loss(self, x: Tensor, noise: list[Tensor | None], layer: int) -> Tensor:
+        """The loss of layer number `layer` alone as an autoencoder of its input, the code of the frozen ones below."""
+        network = self.networks["autoencoder"]
+        for below in network.encoder.layers[:layer]:
+            below.eval()  # running statistics, which stay as they are
+            with torch.no_grad(), self.autocast():
+                x = below(x)
+            below.train()
+        x = x.float()
+        with self.autocast():
+            output = network.decode_layer(network.encoder.layers[layer](self._corrupt(x, noise)), layer)
+        if layer == 0:
+            return self._image_loss(output, x)
+        z = output.float()  # of the range of the hidden units: their activation ends the decoding layer
+        if self.config.reconstruction == "cross_entropy" and self.config.model.activation == "sigmoid":
+            return F.binary_cross_entropy(z, x, reduction="sum") / len(x)
+        return 0.5 * (z - x).square().sum() / len(x)
+
+    def _image_loss(self, output: Tensor, x: Tensor) -> Tensor:
+        """Sum over the pixels, mean over the images."""
+        if self.config.reconstruction == "cross_entropy":
+            return F.binary_cross_entropy_with_logits(output.float(), x, reduction="sum") / len(x)
+        return 0.5 * (self._intensities(output) - x).square().sum() / len(x)
+
+    def _draw_noise(self, count: int, shape: tuple[int, ...]) -> list[Tensor | None]:
+        """Normal and uniform numbers for `_corrupt`; None for a corruption that is off."""
+        corruption = self.config.corruption
+        return [
+            self.noise.normal(count, *shape) if corruption.gaussian else None,
+            self.noise.uniform(count, *shape) if corruption.masking else None,
+        ]
+
+    def _corrupt(self, x: Tensor, noise: list[Tensor | None]) -> Tensor:
+        """x~: Gaussian noise added, then components set to 0."""
+        normal, uniform = noise
+        if normal is not None:
+            x = x + self.config.corruption.gaussian * normal
+        return x if uniform is None else x * (uniform >= self.config.corruption.masking)
+
+    def _intensities(self, output: Tensor) -> Tensor:
+        """z, float32, from what the decoder gives."""
+        return torch.sigmoid(output.float()) if self.config.model.output == "sigmoid" else output.float()
+
+    # What a trained one is asked for.
+
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.check_labels(labels)
+        with self.inference():
+            return self.networks["autoencoder"].encode(to_intensities(images.to(self.device))).float()
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.check_labels(labels)
+        with self.inference():
+            return to_images(self._intensities(self.networks["autoencoder"].decode(latents.to(self.device))))
+
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.decode(self.encode(images, labels))
+
+    def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
+        corruption = self.config.corruption
+        if not corruption.gaussian and not corruption.masking:
+            return None
+        noise = [torch.randn(images.shape, generator=generator), torch.rand(images.shape, generator=generator)]
+        wanted = [corruption.gaussian, corruption.masking]
+        drawn = [value.to(images.device) if on else None for value, on in zip(noise, wanted, strict=True)]
+        return to_images(self._corrupt(to_intensities(images), drawn))
+
+    def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
+        from genlab.latents import latent_picture
+        from genlab.reconstruction import reconstruction_rows
+
+        rows = reconstruction_rows(self, examples(min(count, PICTURE_COLUMNS)), generator)
+        pictures = [Picture(torch.cat(rows), columns=len(rows[0]))]
+        if self.step >= self.config.train.steps:
+            batch = examples(LATENT_EXAMPLES)
+            pictures.append(Picture(latent_picture(self, batch["image"], batch.get("label")), name="latents"))
+        return pictures
+
+    def scores(self, data: EvaluationData) -> list[Score]:
+        from genlab.reconstruction import reconstruction_score
+
+        return [reconstruction_score(self, data, self.config.model.code)]

@@ -1,0 +1,226 @@
+"""Live diagnosis: what the numbers of a training say about its health, in plain words.
+
+At each log interval the loop adds vital signs to the row of the log - gradient norms, diversity of the samples - and
+asks the trainer for findings. A finding that holds for `patience` intervals in a row is told once, as an event
+
+    {"event": "diagnosis", "what": "collapse", "step": 1200, "text": "..."}
+
+and again only after an interval that did not show it. `train.on_collapse` says what else happens where a finding is
+serious. What is found:
+
+- divergence (any trainer): a loss or gradient norm far above what it has been in this run;
+- collapse (trainers that draw samples): samples of fixed noise lie much closer together than real ones;
+- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone.
+
+An algorithm adds its own by overriding `Trainer.findings` and `Trainer.vital_signs`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from genlab.seeding import generator, preserved_rng
+
+if TYPE_CHECKING:
+    from genlab.trainers.base import Batch, Trainer
+
+DIVERSITY_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a number counts as ill. Each was set so that the healthy configurations of the lab stay silent.
+
+    Attributes:
+        warmup_steps: no verdict before this step: an untrained generator makes alike pictures, and first losses jump.
+        patience: log intervals in a row that must show a finding.
+        diversity: collapse below this share of the real samples' mean distance from one another.
+        nearest: collapse below this share of the real samples' mean distance to their nearest neighbour: samples in a
+            few heaps, however far apart the heaps are.
+        growth: divergence where a loss or gradient norm exceeds this many times its usual size.
+        history: log intervals whose median is the usual size.
+        least_history: intervals that must be known before anything counts as unusual.
+        accuracy: saturation from this share of real and generated samples told apart, where also
+        margin_loss: the discriminator's loss is below this (its least value is 0).
+        vanished_gradient: saturation where the generator's gradient is shorter than this.
+    """
+
+    warmup_steps: int = 200
+    patience: int = 3
+    diversity: float = 0.25
+    nearest: float = 0.15
+    growth: float = 100.0
+    history: int = 50
+    least_history: int = 5
+    accuracy: float = 0.995
+    margin_loss: float = 0.01
+    vanished_gradient: float = 1e-7
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a training.
+
+    Attributes:
+        what: "collapse", "divergence", "saturation", or another kind in one word; told once while it lasts.
+        text: what is seen, with its numbers, and what helps.
+        serious: `train.on_collapse` acts on it; others are only told.
+        patience: log intervals in a row that must show it; None: the thresholds' own.
+    """
+
+    what: str
+    text: str
+    serious: bool = True
+    patience: int | None = None
+
+    def event(self, step: int) -> dict[str, Any]:
+        """The row of the log that tells it."""
+        return {"event": "diagnosis", "step": step, "what": self.what, "text": self.text}
+
+
+class Diagnosis:
+    """Watches one training.
+
+    Args:
+        trainer: what is watched.
+        examples: n -> n samples of the training set, as a recorder gives them; None: nothing to compare samples with.
+
+    Attributes:
+        state: JSON values that a resumed run goes on with: intervals in a row of each finding, and recent sizes.
+    """
+
+    def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
+        self.trainer = trainer
+        self.examples = examples
+        self.state: dict[str, Any] = {}
+        self.restore({})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint's `state`; {} begins anew."""
+        self.state = {"streaks": dict(state.get("streaks", {})), "sizes": dict(state.get("sizes", {}))}
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return self.trainer.thresholds
+
+    def measure(self) -> dict[str, float]:
+        """Gradient norms and vital signs of this step; reads the device, and leaves every generator as it was."""
+        norms = {f"grad_norm_{name}": value for name, value in self.trainer.gradient_norms.items()}
+        with preserved_rng(self.trainer.device):
+            signs = {} if self.examples is None else self.trainer.vital_signs(self.examples)
+        return {name: float(value) for name, value in (norms | signs).items()}
+
+    def judge(self, step: int, values: dict[str, float]) -> list[Finding]:
+        """Takes in a log interval's numbers; the findings that have just become due.
+
+        Args:
+            step: of the interval's end.
+            values: averages of the interval, gradient norms and vital signs.
+        """
+        found = [self._divergence(values), *self.trainer.findings(values)]
+        shown = {finding.what: finding for finding in found if finding is not None}
+        if step < self.thresholds.warmup_steps:
+            shown = {}
+        streaks = {what: self.state["streaks"].get(what, 0) + 1 for what in shown}
+        self.state["streaks"] = streaks
+        return [finding for what, finding in shown.items() if streaks[what] == self._patience(finding)]
+
+    def began(self, finding: Finding, step: int) -> int:
+        """The step before which a finding, due at `step`, was not seen yet: a rollback goes back to there."""
+        return step - self._patience(finding) * self.trainer.config.train.log_every
+
+    def _patience(self, finding: Finding) -> int:
+        return self.thresholds.patience if finding.patience is None else finding.patience
+
+    def _divergence(self, values: dict[str, float]) -> Finding | None:
+        """Compares losses and gradient norms with their median so far; an ill interval does not count as usual."""
+        limits, grown = self.thresholds, []
+        for name, value in values.items():
+            if not name.startswith(("loss", "grad_norm")) or not math.isfinite(value):
+                continue
+            sizes = self.state["sizes"].setdefault(name, [])
+            usual = statistics.median(sizes) if len(sizes) >= limits.least_history else math.inf
+            floor = 1.0 if name.startswith("loss") else 1e-3  # losses cross zero; what is tiny may grow a lot
+            if abs(value) > limits.growth * max(usual, floor):
+                grown.append(f"{name} is {value:.3g}, usually {usual:.3g}")
+            else:
+                sizes.append(abs(value))
+                del sizes[: -limits.history]
+        if not grown:
+            return None
+        remedy = "lower the learning rate, or restrain the network (gan.regularizers, warm-up)"
+        return Finding("divergence", f"the training diverges: {'; '.join(grown)}. What helps: {remedy}")
+
+
+def diversity_signs(samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """How far samples lie from one another, relative to as many real ones: 1 where they are as varied.
+
+    Args:
+        samples, real: (N, ...) of one shape, N >= 2.
+
+    Returns:
+        "diversity": ratio of the mean distances of all pairs; "diversity_nearest": ratio of the mean distances to the
+        nearest other sample. 0-d tensors.
+    """
+    pairs, nearest = _mean_distances(samples)
+    real_pairs, real_nearest = _mean_distances(real)
+    tiny = torch.finfo(torch.float32).tiny
+    return {
+        "diversity": pairs / real_pairs.clamp(min=tiny),
+        "diversity_nearest": nearest / real_nearest.clamp(min=tiny),
+    }
+
+
+def _mean_distances(samples: Tensor) -> tuple[Tensor, Tensor]:
+    flat = samples.detach().float().flatten(1)
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    count = len(flat)
+    pairs = distances.sum() / (count * (count - 1))
+    itself = torch.eye(count, dtype=torch.bool, device=flat.device)
+    return pairs, distances.masked_fill(itself, math.inf).amin(dim=1).mean()
+
+
+def collapse_finding(values: dict[str, float], limits: Thresholds) -> Finding | None:
+    """A collapse that `diversity_signs` shows, or None."""
+    shares = []
+    if values.get("diversity", 1.0) < limits.diversity:
+        shares.append(f"{values['diversity']:.0%} of the distance between real samples")
+    if values.get("diversity_nearest", 1.0) < limits.nearest:
+        shares.append(f"{values['diversity_nearest']:.0%} of the distance between nearest real samples")
+    if not shares:
+        return None
+    return Finding(
+        "collapse",
+        f"the samples have collapsed: they lie at {' and '.join(shares)} from one another. What helps: go back to a "
+        "checkpoint from before, a regulariser of the discriminator, a lower learning rate, or a Wasserstein loss",
+    )
+
+
+@torch.no_grad()
+def gradient_norm(parameters: list[Tensor]) -> Tensor:
+    """Euclidean length of all gradients together, 0-d; 0 where there are none."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def sample_values(batch: Batch) -> Tensor:
+    """The samples of a batch: pictures, points, or the targets of pairs."""
+    return next(batch[key] for key in ("image", "point", "target", "b") if key in batch)
+
+
+def fixed_samples(trainer: Trainer, count: int) -> Tensor:
+    """The same `count` draws of noise through the present, not averaged weights: an average would show a fall late."""
+    before, trainer.use_ema = trainer.use_ema, False
+    try:
+        return trainer.sample(count, generator(trainer.config.seed, "diagnosis"))
+    finally:
+        trainer.use_ema = before

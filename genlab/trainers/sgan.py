@@ -1,0 +1,236 @@
+"""Semi-supervised GANs (Salimans et al. 2016, "Improved Techniques for Training GANs", sections 3.1 and 5; their code).
+
+The discriminator is a classifier of K classes whose logits l also say how real an image is: with Z = sum_k exp(l_k) the
+(K+1)-th class, "generated", has the logit 0, so that D(x) = Z / (Z + 1). One step takes
+
+    labelled    -log p(y | x, real)             a few images with their labels (`sgan.labels` of them in all)
+    unlabelled  -log D(x)                       the whole training set, without labels
+    generated   -log(1 - D(G(z)))
+    generator   |E f(x) - E f(G(z))|^2          feature matching: f = the discriminator's last hidden layer
+
+The test error is that of the averaged discriminator. Labels outside the budget never leave the data set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from genlab.config import OptimizerConfig, RunConfig, Section
+from genlab.ema import EmaConfig
+from genlab.errors import ConfigError
+from genlab.models.sgan import SganConvGenerator, SganMlpGenerator, conv_discriminator, mlp_discriminator
+from genlab.optimizers import build_optimizer
+from genlab.trainers.base import Batch, Metrics, Trainer
+
+if TYPE_CHECKING:
+    from genlab.data import ImageDataset
+    from genlab.data.joined import JoinedStream
+    from genlab.metrics import Score
+    from genlab.trainers.evaluation import EvaluationData
+
+
+class SganModelConfig(Section):
+    """The authors' networks: perceptrons (MNIST) or convolutions (CIFAR-10)."""
+
+    network: Literal["mlp", "conv"] = "mlp"
+    latent_dim: int = Field(100, ge=1, le=4096, description="length of z, uniform on [0, 1)")
+    discriminator_hidden: list[int] = Field([1000, 500, 250, 250, 250], min_length=1, description="mlp: widths")
+    generator_hidden: list[int] = Field([500, 500], min_length=1, description="mlp: widths")
+    input_noise: float = Field(0.3, ge=0, description="mlp: deviation of the noise on pixels in [0, 1]")
+    noise: float = Field(0.5, ge=0, description="mlp: deviation of the noise on hidden layers")
+    discriminator_channels: int = Field(96, ge=1, le=1024, description="conv: width of the first layers")
+    generator_channels: int = Field(128, ge=1, le=1024, description="conv: width of the last hidden map")
+
+
+class SganConfig(Section):
+    """What is learnt from which labels."""
+
+    labels: int = Field(100, ge=1, description="labelled images, as many of each class")
+    label_seed: int = Field(0, ge=0, description="which images those are: the number of the split")
+    unlabelled_weight: float = Field(1.0, ge=0, description="of the unlabelled and generated terms")
+    generator_loss: Literal["feature_matching", "adversarial"] = "feature_matching"
+    supervised_only: bool = Field(False, description="train the classifier on its labels alone: the baseline")
+    ema: EmaConfig = Field(default_factory=lambda: EmaConfig(decay=0.9999), description="of the discriminator")
+
+
+class SganRunConfig(RunConfig):
+    """`algorithm: sgan`."""
+
+    model: SganModelConfig = Field(default_factory=SganModelConfig)
+    sgan: SganConfig = Field(default_factory=SganConfig)
+    generator_optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=3e-3))
+    discriminator_optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=3e-3))
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> SganRunConfig:
+        if self.train.grad_accumulation > 1:
+            raise ValueError(
+                "train.grad_accumulation: expected 1 for sgan, whose feature matching is of a whole batch, got "
+                f"{self.train.grad_accumulation}"
+            )
+        return self
+
+
+class SganTrainer(Trainer):
+    """Networks "generator" and "discriminator" with one optimiser each."""
+
+    config_class = SganRunConfig
+    config: SganRunConfig
+    own_score_names = ("test_error", "test_error_unaveraged")
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        if self.data.num_classes is None or self.data.num_classes < 2:
+            raise ConfigError(
+                f"data.name={self.data.name}: expected a set of at least two classes for sgan, got "
+                f"{self.data.num_classes or 'none'}; choose a labelled set (`genlab list datasets`)"
+            )
+        model, shape, classes = self.config.model, self.data.shape, self.data.num_classes
+        try:
+            if model.network == "mlp":
+                noises = (model.input_noise, model.noise)
+                discriminator = mlp_discriminator(shape, classes, model.discriminator_hidden, *noises)
+                generator: nn.Module = SganMlpGenerator(shape, model.latent_dim, model.generator_hidden)
+            else:
+                discriminator = conv_discriminator(shape, classes, model.discriminator_channels)
+                generator = SganConvGenerator(shape, model.latent_dim, model.generator_channels)
+        except ValueError as error:
+            raise ConfigError(f"model.network={model.network}: {error}") from None
+        return {"generator": generator, "discriminator": discriminator}
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        settings = {"generator": self.config.generator_optimizer, "discriminator": self.config.discriminator_optimizer}
+        return {name: build_optimizer(each, self.networks[name].parameters()) for name, each in settings.items()}
+
+    def averaged_networks(self) -> dict[str, EmaConfig]:
+        return {"discriminator": self.config.sgan.ema}
+
+    def open_stream(self, dataset: ImageDataset, **settings: Any) -> JoinedStream:
+        """Batches of `labelled_image` with `labelled_label`, and of `real_image` and `matched_image` without labels."""
+        from genlab.data import BatchStream, require_labels
+        from genlab.data.budget import ChosenSamples, label_budget
+        from genlab.data.joined import JoinedStream, Repeated, Unlabelled
+        from genlab.seeding import derive_seed
+
+        config, size = self.config.sgan, self.config.data.batch_size
+        classes = require_labels(dataset, "algorithm sgan")
+        chosen = label_budget(dataset.labels.numpy(), classes, config.labels, config.label_seed, "sgan.labels")
+        labelled = ChosenSamples(dataset, chosen, f"{config.labels} labels of split {config.label_seed}")
+        unlabelled, seed = Unlabelled(dataset), settings.pop("seed")
+        streams = {
+            "labelled": Repeated(labelled, math.ceil(size / config.labels)),
+            "real": unlabelled,
+            "matched": unlabelled,
+        }
+        return JoinedStream(
+            {
+                name: BatchStream(part, size, seed=derive_seed(seed, name), **settings)
+                for name, part in streams.items()
+            }
+        )
+
+    def train_step(self, batch: Batch) -> Metrics:
+        if self.step == 0:
+            self._initialise(batch["real_image"])
+        metrics = self._update_discriminator(batch)
+        if not self.config.sgan.supervised_only:
+            metrics.update(self._update_generator(batch["matched_image"]))
+        return metrics
+
+    def _initialise(self, images: Tensor) -> None:
+        """Data-dependent scales of the discriminator on the first batch."""
+        self.networks["discriminator"].initialise(images, self.distributed.all_reduce_mean)
+
+    def _update_discriminator(self, batch: Batch) -> Metrics:
+        """Descends the classifier's loss on labelled images plus the real-or-generated loss on the others."""
+        discriminator, config = self.networks["discriminator"], self.config.sgan
+        parts = [batch["labelled_image"]]
+        if not config.supervised_only:
+            parts += [batch["real_image"], self._generate(len(parts[0])).detach()]
+        with self.update("discriminator") as update:
+            with self.autocast():  # no statistics join the images of a batch: one pass serves all three
+                labelled, *others = discriminator(torch.cat(parts)).float().split(len(parts[0]))
+            loss_labelled = F.cross_entropy(labelled, batch["labelled_label"])
+            error = (labelled.argmax(1) != batch["labelled_label"]).float().mean()
+            update.record(loss_labelled=loss_labelled, labelled_error=error)
+            loss = loss_labelled
+            if others:
+                real, fake = (logits.logsumexp(1) for logits in others)  # log Z
+                loss_unlabelled = 0.5 * F.softplus(-real).mean() + 0.5 * F.softplus(fake).mean()
+                loss = loss + config.unlabelled_weight * loss_unlabelled
+                update.record(loss_unlabelled=loss_unlabelled, real_logit=real.mean(), fake_logit=fake.mean())
+            update.backward(loss)
+        return update.metrics
+
+    def _update_generator(self, images: Tensor) -> Metrics:
+        """Descends the distance of mean features (or the adversarial loss) through the frozen discriminator."""
+        discriminator = self.networks["discriminator"]
+        with self.update("generator") as update:
+            with self.autocast():
+                fake = self._generate(len(images))
+                features = discriminator.features(fake).float()
+                if self.config.sgan.generator_loss == "adversarial":
+                    logits = discriminator.classify(features).float()
+                    loss = F.softplus(-logits.logsumexp(1)).mean()
+                else:
+                    with torch.no_grad():
+                        target = discriminator.features(images).float().mean(0)
+            if self.config.sgan.generator_loss == "adversarial":
+                update.backward(loss)
+            else:
+                moment = features.mean(0)
+                # Over processes the means are those of the whole batch: d|m|^2 = 2 m dm, where m is averaged over all.
+                difference = self.distributed.all_reduce_mean((moment - target).detach())
+                loss = difference.square().mean()
+                update.backward(2 * (difference * moment).mean())
+            update.record(loss_g=loss)
+        return update.metrics
+
+    def _generate(self, count: int) -> Tensor:
+        with self.autocast():
+            return self.networks["generator"](self.noise.uniform(count, self.config.model.latent_dim))
+
+    def latents(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(count, self.config.model.latent_dim, generator=generator).to(self.device)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.check_labels(labels)
+        with self.inference():
+            return self.inference_network("generator")(latents.to(self.device)).float()
+
+    def classify(self, images: Tensor, averaged: bool = True) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W) in [-1, 1], without noise, by the averaged or the present weights."""
+        network = self.ema["discriminator"].module if averaged else self.networks["discriminator"]
+        with self.inference():
+            return network(images.to(self.device)).float()
+
+    def scores(self, data: EvaluationData) -> list[Score]:
+        """Share of the test images that are put into a wrong class."""
+        from genlab.data import iterate
+        from genlab.metrics import Score
+
+        test, config = data.dataset("test"), self.config.sgan
+        classify: dict[str, Callable[[Tensor], Tensor]] = {
+            "test_error": self.classify,
+            "test_error_unaveraged": lambda images: self.classify(images, averaged=False),
+        }
+        wrong, seen = dict.fromkeys(classify, 0), 0
+        for batch in iterate(test, 500):
+            for name, logits in classify.items():
+                wrong[name] += int((logits(batch["image"]).argmax(1).cpu() != batch["label"]).sum())
+            seen += len(batch["label"])
+            data.progress("test images", seen, len(test))
+        protocol = {
+            "split": "test",
+            "count": seen,
+            "labels": config.labels,
+            "label_seed": config.label_seed,
+            "supervised_only": config.supervised_only,
+        }
+        return [Score(name, count / seen, None, protocol, lower_is_better=True) for name, count in wrong.items()]

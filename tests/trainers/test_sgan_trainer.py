@@ -1,0 +1,139 @@
+"""Semi-supervised GANs: the losses of the K-logit form, which labels are read, and that it learns from few of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from genlab import data
+from genlab.config import load_config
+from genlab.errors import ConfigError, DataError
+from genlab.trainers import DataSpec, train
+from genlab.trainers.evaluation import EvaluationData
+from genlab.trainers.sgan import SganTrainer
+
+
+def build(*overrides: str) -> tuple[SganTrainer, data.ImageDataset]:
+    config = load_config("sgan_tiny", list(overrides))
+    dataset = data.build(config.data)
+    return SganTrainer(config, DataSpec.of(dataset)), dataset
+
+
+def test_the_real_or_generated_loss_is_that_of_a_class_more():
+    trainer, dataset = build("model.noise=0", "model.input_noise=0")
+    batch = next(trainer.open_stream(dataset, seed=0))
+    trainer.networks["discriminator"].initialise(batch["real_image"], lambda value: value)
+    noise = trainer.noise.generator.get_state()
+    with torch.no_grad():
+        fake = trainer._generate(32)
+        padded = [F.pad(trainer.networks["discriminator"](images), (0, 1)) for images in (batch["real_image"], fake)]
+        labelled = trainer.networks["discriminator"](batch["labelled_image"])
+    real, generated = (logits.log_softmax(1)[:, -1] for logits in padded)  # log p(generated) with its logit at 0
+    expected = -0.5 * torch.log1p(-real.exp()).mean() - 0.5 * generated.mean()
+    trainer.noise.generator.set_state(noise)
+    metrics = trainer._update_discriminator(batch)
+    assert metrics["loss_unlabelled"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert metrics["loss_labelled"].item() == pytest.approx(
+        F.cross_entropy(labelled, batch["labelled_label"]).item(), rel=1e-4
+    )
+
+
+def test_feature_matching_descends_the_distance_of_the_mean_features():
+    trainer, dataset = build("model.noise=0", "model.input_noise=0")
+    batch = next(trainer.open_stream(dataset, seed=0))
+    noise = trainer.noise.generator.get_state()
+    generator, discriminator = trainer.networks["generator"], trainer.networks["discriminator"]
+    fake = trainer._generate(32)
+    distance = (discriminator.features(fake).mean(0) - discriminator.features(batch["matched_image"]).mean(0)).square()
+    expected = torch.autograd.grad(distance.mean(), list(generator.parameters()))
+    trainer.noise.generator.set_state(noise)
+    generator_state = {name: value.clone() for name, value in generator.state_dict().items()}
+    before = {name: value.clone() for name, value in discriminator.state_dict().items()}
+    metrics = trainer._update_generator(batch["matched_image"])
+    assert metrics["loss_g"].item() == pytest.approx(distance.mean().item(), rel=1e-4)
+    for parameter, gradient in zip(generator.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-7)
+    assert all(torch.equal(before[name], value) for name, value in discriminator.state_dict().items())
+    assert any(not torch.equal(generator_state[name], value) for name, value in generator.state_dict().items())
+
+
+def test_labels_outside_the_budget_are_never_read():
+    trainers, curves = [], []
+    for poison in (False, True):
+        trainer, dataset = build()
+        stream = trainer.open_stream(dataset, seed=0)
+        if poison:
+            chosen = stream.streams["labelled"].dataset._dataset.indices
+            outside = np.setdiff1d(np.arange(len(dataset)), chosen)
+            dataset.labels[torch.from_numpy(outside)] = 10**9  # cross-entropy would fail on it, or the curve differ
+        batches = [next(stream) for _ in range(4)]
+        assert set(batches[0]) == {"labelled_image", "labelled_label", "real_image", "matched_image"}
+        curves.append([trainer.advance(batch) for batch in batches])
+        trainers.append(trainer)
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize(("labels", "each"), [(20, {2}), (25, {2, 3}), (100, {10})])
+def test_the_budget_has_as_many_labels_of_each_class_and_its_seed_names_the_split(labels, each):
+    splits = []
+    for seed in (0, 0, 1):
+        trainer, dataset = build(f"sgan.labels={labels}", f"sgan.label_seed={seed}")
+        labelled = trainer.open_stream(dataset, seed=0).streams["labelled"].dataset._dataset
+        counts = np.bincount(dataset.labels[torch.from_numpy(labelled.indices)].numpy(), minlength=10)
+        assert counts.sum() == labels
+        assert set(counts.tolist()) == each
+        splits.append(labelled.indices.tolist())
+    assert splits[0] == splits[1] != splits[2]
+
+
+def test_the_two_streams_of_real_images_come_in_different_orders():
+    trainer, dataset = build()
+    batch = next(trainer.open_stream(dataset, seed=0))
+    assert not torch.equal(batch["real_image"], batch["matched_image"])
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "parts"),
+    [
+        ("sgan.labels=9", DataError, ["sgan.labels", "at least 10", "9"]),
+        ("sgan.labels=100000", DataError, ["sgan.labels", "at most", "100000"]),
+        ("data.name=two_domains", ConfigError, ["sgan", "unpaired"]),
+        ("data.classes=[3]", ConfigError, ["two classes", "1"]),
+        ("train.grad_accumulation=2", ConfigError, ["grad_accumulation", "2"]),
+    ],
+)
+def test_a_budget_or_set_that_will_not_do_is_one_clear_line(tmp_path, override, error, parts):
+    with pytest.raises(error) as caught:
+        train(load_config("sgan_tiny", [override]), tmp_path / "run")
+    assert all(part in str(caught.value) for part in parts), caught.value
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_learns_from_few_labels_more_than_the_labels_alone_tell(tmp_path):
+    errors = {}
+    for supervised in ("false", "true"):
+        config = load_config(
+            "sgan_tiny",
+            [
+                "sgan.labels=30", f"sgan.supervised_only={supervised}", "train.steps=400", "sgan.ema.decay=0.98",
+                "model.discriminator_hidden=[128, 64]", "model.generator_hidden=[64]", "train.sample_every=400",
+                "train.checkpoint_every=400", "train.tensorboard=false", "data.batch_size=64",
+            ],
+        )  # fmt: skip
+        result = train(config, tmp_path / supervised)
+        errors[supervised] = {row["name"]: row["value"] for row in result.last_scores}["test_error"]
+    assert errors["false"] < 0.2
+    assert errors["false"] < errors["true"]
+
+
+def test_scores_are_the_shares_of_wrong_answers():
+    trainer, _ = build()
+    trainer.classify = lambda images, averaged=True: F.one_hot(torch.full((len(images),), 3), 10).float()
+    scores = trainer.scores(EvaluationData(trainer.config, trainer.device, 10))
+    test = data.build(trainer.config.data, "test")
+    share = sum(int(test[i]["label"] != 3) for i in range(len(test))) / len(test)
+    assert [score.value for score in scores] == [share, share]
+    assert all(not score.higher_is_better and score.protocol["labels"] == 20 for score in scores)
