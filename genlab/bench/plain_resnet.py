@@ -1,0 +1,46 @@
+"""The peer of `genlab bench step --config cyclegan_resnet9`: CycleGAN's generator, usually written in plain torch.
+
+ReflectionPad2d, Conv2d, InstanceNorm2d and ReLU as modules of their own. Convolutions before a normalisation have no
+bias, as the lab's have none: the usual code's bias there is work that the normalisation undoes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def _conv(c_in: int, c_out: int, kernel: int, **options: int) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, kernel, bias=False, **options), nn.InstanceNorm2d(c_out)]
+
+
+def _up(c_in: int, c_out: int) -> list[nn.Module]:
+    conv = nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1, bias=False)
+    return [conv, nn.InstanceNorm2d(c_out), nn.ReLU(inplace=True)]
+
+
+class PlainResidualBlock(nn.Module):
+    """input + IN(conv(pad(relu(IN(conv(pad(input)))))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        pad, conv = nn.ReflectionPad2d, _conv
+        self.layers = nn.Sequential(
+            pad(1), *conv(channels, channels, 3), nn.ReLU(inplace=True), pad(1), *conv(channels, channels, 3)
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + self.layers(input)
+
+
+def build_resnet_generator(channels: int, base_channels: int, blocks: int) -> nn.Sequential:
+    """(N, channels, H, W) to the same shape: c7s1-64, d128, d256, R256 `blocks` times, u128, u64, c7s1-3."""
+    c = base_channels
+    down = {"stride": 2, "padding": 1}
+    return nn.Sequential(
+        nn.ReflectionPad2d(3), *_conv(channels, c, 7), nn.ReLU(inplace=True),
+        *_conv(c, 2 * c, 3, **down), nn.ReLU(inplace=True),
+        *_conv(2 * c, 4 * c, 3, **down), nn.ReLU(inplace=True),
+        *(PlainResidualBlock(4 * c) for _ in range(blocks)),
+        *_up(4 * c, 2 * c), *_up(2 * c, c),
+        nn.ReflectionPad2d(3), nn.Conv2d(c, channels, 7), nn.Tanh(),
+    )  # fmt: skip
