@@ -6,41 +6,55 @@ bias, as the lab's have none: the usual code's bias there is work that the norma
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-
-def _conv(c_in: int, c_out: int, kernel: int, **options: int) -> list[nn.Module]:
-    return [nn.Conv2d(c_in, c_out, kernel, bias=False, **options), nn.InstanceNorm2d(c_out)]
+Norm = Callable[[int], nn.Module]
 
 
-def _up(c_in: int, c_out: int) -> list[nn.Module]:
+def norm_of_one_sample(channels: int) -> nn.Module:
+    """Instance normalisation of a batch of one as batch normalisation, which it is.
+
+    torch's InstanceNorm2d gives one sample a wrong gradient in channels_last memory (2.14 on the CPU).
+    """
+    return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
+
+
+def _conv(norm: Norm, c_in: int, c_out: int, kernel: int, **options: int) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, kernel, bias=False, **options), norm(c_out)]
+
+
+def _up(norm: Norm, c_in: int, c_out: int) -> list[nn.Module]:
     conv = nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1, bias=False)
-    return [conv, nn.InstanceNorm2d(c_out), nn.ReLU(inplace=True)]
+    return [conv, norm(c_out), nn.ReLU(inplace=True)]
 
 
 class PlainResidualBlock(nn.Module):
     """input + IN(conv(pad(relu(IN(conv(pad(input)))))))."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, norm: Norm, channels: int) -> None:
         super().__init__()
-        pad, conv = nn.ReflectionPad2d, _conv
+        first, second = (_conv(norm, channels, channels, 3) for _ in range(2))
         self.layers = nn.Sequential(
-            pad(1), *conv(channels, channels, 3), nn.ReLU(inplace=True), pad(1), *conv(channels, channels, 3)
+            nn.ReflectionPad2d(1), *first, nn.ReLU(inplace=True), nn.ReflectionPad2d(1), *second
         )
 
     def forward(self, input: Tensor) -> Tensor:
         return input + self.layers(input)
 
 
-def build_resnet_generator(channels: int, base_channels: int, blocks: int) -> nn.Sequential:
+def build_resnet_generator(
+    channels: int, base_channels: int, blocks: int, norm: Norm = nn.InstanceNorm2d
+) -> nn.Sequential:
     """(N, channels, H, W) to the same shape: c7s1-64, d128, d256, R256 `blocks` times, u128, u64, c7s1-3."""
     c = base_channels
     down = {"stride": 2, "padding": 1}
     return nn.Sequential(
-        nn.ReflectionPad2d(3), *_conv(channels, c, 7), nn.ReLU(inplace=True),
-        *_conv(c, 2 * c, 3, **down), nn.ReLU(inplace=True),
-        *_conv(2 * c, 4 * c, 3, **down), nn.ReLU(inplace=True),
-        *(PlainResidualBlock(4 * c) for _ in range(blocks)),
-        *_up(4 * c, 2 * c), *_up(2 * c, c),
+        nn.ReflectionPad2d(3), *_conv(norm, channels, c, 7), nn.ReLU(inplace=True),
+        *_conv(norm, c, 2 * c, 3, **down), nn.ReLU(inplace=True),
+        *_conv(norm, 2 * c, 4 * c, 3, **down), nn.ReLU(inplace=True),
+        *(PlainResidualBlock(norm, 4 * c) for _ in range(blocks)),
+        *_up(norm, 4 * c, 2 * c), *_up(norm, 2 * c, c),
         nn.ReflectionPad2d(3), nn.Conv2d(c, channels, 7), nn.Tanh(),
     )  # fmt: skip

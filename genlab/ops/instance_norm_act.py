@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
@@ -76,7 +75,9 @@ def instance_norm_act(
             residual, reflect_pad,
         )  # fmt: skip
     if chosen == "torch":
-        output = F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        output = norm_shapes.torch_instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
         output = output if residual is None else output + residual
         return norm_shapes.pad(act.apply_(output, activation, negative_slope), reflect_pad)
     output = _normalised(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)

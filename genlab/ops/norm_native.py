@@ -192,7 +192,7 @@ def definition(
     if statistics is not None:
         output = F.batch_norm(x, *(t.detach() for t in statistics), scale, shift, False, 0.0, eps)
     elif per_sample:
-        output = F.instance_norm(x, None, None, scale, shift, True, 0.0, eps)
+        output = norm_shapes.torch_instance_norm(x, None, None, scale, shift, True, 0.0, eps)
     else:
         output = F.batch_norm(x, None, None, scale, shift, True, 0.0, eps)
     output = output if residual is None else output + residual.to(dtype)

@@ -58,9 +58,10 @@ def test_both_arms_take_the_same_steps(arm: str) -> None:
 RESNET = StepSettings(workload="cyclegan_resnet9", size=16, base_channels=4, batch=2, threads=1)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
-def test_both_generators_of_cyclegan_give_the_same_loss_and_gradient(precision: str) -> None:
-    settings = dataclasses.replace(RESNET, precision=precision)
+def test_both_generators_of_cyclegan_give_the_same_loss_and_gradient(precision: str, batch: int) -> None:
+    settings = dataclasses.replace(RESNET, precision=precision, batch=batch)
     expected = make_stepper(LAB, settings)()
     assert expected["loss"] > 0 and expected["first_gradient"] > 0
     for arm in (PLAIN, PLAIN_TUNED):
