@@ -101,9 +101,8 @@ def tune(
     count = save(outcomes, file, accept_noise=accept_noise)
     print(f"{count} of {len(outcomes)} classes decided, written to {file}")
     if left_out:
-        print(
-            f"not measured, {limit:g} s were over: {', '.join(left_out)}; go on with `genlab bench tune OP --limit SECONDS`"
-        )
+        rest = ", ".join(left_out)
+        print(f"not measured, {limit:g} s were over: {rest}; go on with `genlab bench tune OP --limit SECONDS`")
 
 
 def _decision(outcome: Any, accept_noise: bool) -> str:
