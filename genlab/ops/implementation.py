@@ -87,6 +87,11 @@ RULES = (
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
 )
 
+_RULES_OF = {
+    (op, device): tuple(rule for rule in RULES if (rule.op, rule.device) == (op, device))
+    for op, device in {(rule.op, rule.device) for rule in RULES}
+}
+
 _default = "auto"
 
 
@@ -154,8 +159,8 @@ def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
 
 
 def _rule(op: str, device: str, dtype: torch.dtype, input: Tensor | None = None, shape: tuple = ()) -> Rule | None:
-    for rule in RULES:
-        if rule.op != op or rule.device != device or dtype not in rule.dtypes:
+    for rule in _RULES_OF.get((op, device), ()):
+        if dtype not in rule.dtypes:
             continue
         if rule.fits is not None and not (shape and rule.fits(input, *shape)):
             continue

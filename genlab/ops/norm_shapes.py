@@ -28,6 +28,9 @@ def check_parameter(op: str, name: str, tensor: Tensor | None, input: Tensor, si
     """A weight, bias or running statistic: shape, device and dtype (the input's, or float32 beside half precision)."""
     if tensor is None:
         return
+    # One glance at the usual case: these checks are a tenth of a small layer's forward pass.
+    if tensor.shape == sizes and tensor.dtype == input.dtype and tensor.device == input.device:
+        return
     if tuple(tensor.shape) != sizes:
         raise ValueError(f"{op}: expected {name} of shape {tuple(sizes)}, got {shapes.shape_text(tensor)}")
     if tensor.device != input.device:
