@@ -222,12 +222,17 @@ void apply_reflect_pad(const NormActTiles<T>& tiles, const NormActParams& p, con
   });
 }
 
-// The gradient of the output at a tile, folded where the output has mirrored borders.
 template <typename T>
-const T* gradient_at(const NormActGeometry& g, const T* grad_output, int64_t offset, int64_t positions) {
-  if (g.reflect_pad == 0) return grad_output + offset;
+void fold(
+    const NormActTiles<T>&, const NormActGeometry& g, const void* grad_output, void* folded, const ParallelFor& parallel_for) {
   const PaddedImage image(g);
-  return fold(image, grad_output, offset / image.inner, positions);
+  const int64_t rows = g.n * g.c * g.s / (image.width * image.inner);
+  parallel(parallel_for, rows, g.n * g.c * g.s, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* padded = static_cast<const T*>(grad_output) + i / image.height * image.padded_size();
+      fold_row(image, padded, i % image.height, static_cast<T*>(folded) + i * image.width * image.inner);
+    }
+  });
 }
 
 template <typename T>
@@ -247,7 +252,7 @@ void backward_sums(const NormActTiles<T>& tiles, const NormActBackwardSumsParams
       const T* residual = offset_or_null<T>(p.affine.residual, tile.offset);
       const auto f = factors.at(tile.group * c + tile.channel);
       A* out = &partial[(tile.group * layout.parts + tile.part) * 2 * c + tile.channel];
-      const T* dy = gradient_at(tiling.g, grad_output, tile.offset, tile.positions);
+      const T* dy = grad_output + tile.offset;
       const T* x = input + tile.offset;
       if (tiling.rows) {
         tiles.grad_sums_rows(dy, x, residual, tile.positions, c, c, f, activation, out, out + c);
@@ -282,7 +287,7 @@ void backward_input(const NormActTiles<T>& tiles, const NormActBackwardInputPara
       const T* residual = offset_or_null<T>(p.affine.residual, tile.offset);
       T* grad_residual = p.grad_residual == nullptr ? nullptr : static_cast<T*>(p.grad_residual) + tile.offset;
       const auto f = factors.at(tile.group * tiling.g.c + tile.channel);
-      const T* dy = gradient_at(tiling.g, grad_output, tile.offset, tile.positions);
+      const T* dy = grad_output + tile.offset;
       const T* x = input + tile.offset;
       T* dx = grad_input + tile.offset;
       if (tiling.rows) {
@@ -310,6 +315,12 @@ void norm_act(const NormActParams& params, const ParallelFor& parallel_for) {
     if (params.geometry.reflect_pad != 0) return apply_reflect_pad(tiles, params, parallel_for);
     apply(tiles, params, parallel_for);
   });
+}
+
+void norm_act_fold_gradient(
+    const NormActGeometry& g, const void* grad_output, void* folded, const ParallelFor& parallel_for) {
+  if (empty(g)) return;
+  with_tiles("norm_act", g.dtype, [&](const auto& tiles) { fold(tiles, g, grad_output, folded, parallel_for); });
 }
 
 void norm_act_backward_sums(const NormActBackwardSumsParams& params, const ParallelFor& parallel_for) {

@@ -1,11 +1,10 @@
 // Mirrored borders of a normalisation's output on the CPU: each image row is written once with its borders and copied to its
-// mirror images while it is in the cache; the gradient of the padded output is folded into a tile's scratch memory.
+// mirror images while it is in the cache. The gradient of the padded output is folded before the two passes that read it, which
+// is quicker than folding it in both.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 
-#include "cpu/scratch.h"
 #include "kernels/common/conv_index.h"
 #include "kernels/norm_act.h"
 
@@ -39,19 +38,19 @@ void mirror_row(const PaddedImage& shape, T* image, int64_t y) {
   }
 }
 
-// The gradient of columns [x, x + count) of row `y`: `image` is the padded output's gradient.
+// The gradient of row `y` of an image: `image` is the padded output's gradient.
 template <typename T>
-void fold_row(const PaddedImage& shape, const T* image, int64_t y, int64_t x, int64_t count, T* out) {
+void fold_row(const PaddedImage& shape, const T* image, int64_t y, T* out) {
   using A = Accumulate<T>;
   const int64_t step = shape.padded_row(), inner = shape.inner, pad = shape.pad;
   const PaddedPositions rows = padded_positions(y, shape.height, pad, true);
   // Columns without mirror image: these, and the outermost unless the padding reaches across the whole image.
   const int64_t plain_begin = pad + 1, plain_end = shape.width - 1 - pad;
   const bool plain_edges = pad < shape.width - 1;
-  for (int64_t end = x + count; x < end;) {
+  for (int64_t x = 0; x < shape.width;) {
     const bool inside = x >= plain_begin && x < plain_end;
     if (rows.count == 1 && (inside || (plain_edges && (x == 0 || x == shape.width - 1)))) {
-      const int64_t run = inside ? std::min(end, plain_end) - x : 1;
+      const int64_t run = inside ? plain_end - x : 1;
       std::memcpy(out, image + rows.position[0] * step + (x + pad) * inner, static_cast<size_t>(run * inner) * sizeof(T));
       out += run * inner;
       x += run;
@@ -70,26 +69,6 @@ void fold_row(const PaddedImage& shape, const T* image, int64_t y, int64_t x, in
     out += inner;
     ++x;
   }
-}
-
-// The folded gradient of `positions` positions from `first` on, counted through the images; valid until this thread's next call.
-template <typename T>
-const T* fold(const PaddedImage& shape, const T* grad_output, int64_t first, int64_t positions) {
-  static thread_local Scratch scratch;
-  T* const folded = reinterpret_cast<T*>(
-      scratch.reserve((positions * shape.inner * static_cast<int64_t>(sizeof(T)) + 3) / 4));
-  T* out = folded;
-  int64_t row = first / shape.width, x = first % shape.width;
-  while (positions > 0) {
-    const int64_t run = std::min(positions, shape.width - x);
-    const T* image = grad_output + row / shape.height * shape.padded_size();
-    fold_row(shape, image, row % shape.height, x, run, out);
-    out += run * shape.inner;
-    positions -= run;
-    ++row;
-    x = 0;
-  }
-  return folded;
 }
 
 }  // namespace genlab::cpu

@@ -67,19 +67,6 @@ std::vector<int64_t> output_sizes(const Tensor& input, int64_t reflect_pad) {
   return sizes;
 }
 
-// The gradient of the output in the input's memory order.
-Tensor like_output(const char* op, const Tensor& grad_output, const Tensor& input, int64_t reflect_pad) {
-  const auto sizes = output_sizes(input, reflect_pad);
-  TORCH_CHECK_VALUE(
-      grad_output.sizes() == at::IntArrayRef(sizes), op, ": expected grad_output of the output's shape ",
-      at::IntArrayRef(sizes), ", got ", shape_text(grad_output));
-  TORCH_CHECK_TYPE(
-      grad_output.scalar_type() == input.scalar_type(), op, ": expected grad_output of the input's dtype ",
-      input.scalar_type(), ", got ", grad_output.scalar_type());
-  check_device(op, "grad_output", grad_output, input);
-  return grad_output.contiguous(layout_of(input));
-}
-
 // `tensor` in the input's memory order.
 Tensor like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
   TORCH_CHECK_VALUE(
@@ -130,6 +117,24 @@ struct Arguments {
     affine.activation = activation_of(op, activation);
   }
 };
+
+// The gradient of the output in the input's memory order. On the CPU mirrored borders are folded into it here.
+Tensor gradient_for(const char* op, Arguments& a, const Tensor& grad_output) {
+  const auto sizes = output_sizes(a.input, a.geometry.reflect_pad);
+  TORCH_CHECK_VALUE(
+      grad_output.sizes() == at::IntArrayRef(sizes), op, ": expected grad_output of the output's shape ",
+      at::IntArrayRef(sizes), ", got ", shape_text(grad_output));
+  TORCH_CHECK_TYPE(
+      grad_output.scalar_type() == a.input.scalar_type(), op, ": expected grad_output of the input's dtype ",
+      a.input.scalar_type(), ", got ", grad_output.scalar_type());
+  check_device(op, "grad_output", grad_output, a.input);
+  const Tensor dense = grad_output.contiguous(layout_of(a.input));
+  if (a.geometry.reflect_pad == 0 || a.input.is_cuda()) return dense;
+  Tensor folded = at::empty_like(a.input);
+  cpu::norm_act_fold_gradient(a.geometry, dense.const_data_ptr(), folded.mutable_data_ptr(), parallel_for);
+  a.geometry.reflect_pad = 0;
+  return folded;
+}
 
 #if defined(GENLAB_WITH_CUDA)
 #define GENLAB_RUN(op, algorithm, tensor, params)                                \
@@ -233,8 +238,9 @@ std::tuple<Tensor, Tensor> norm_act_backward_sums(
     const OptionalTensor& bias, const OptionalTensor& residual, double eps, std::optional<std::string_view> activation,
     double negative_slope, int64_t reflect_pad) {
   const char* op = "norm_act_backward_sums";
-  const Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
-  return backward_sums(a, like_output(op, grad_output, a.input, reflect_pad));
+  Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  const Tensor gradient = gradient_for(op, a, grad_output);
+  return backward_sums(a, gradient);
 }
 
 std::tuple<Tensor, Tensor> norm_act_backward_input(
@@ -243,9 +249,10 @@ std::tuple<Tensor, Tensor> norm_act_backward_input(
     double inverse_count, double eps, std::optional<std::string_view> activation, double negative_slope,
     bool want_residual, int64_t reflect_pad) {
   const char* op = "norm_act_backward_input";
-  const Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  const Tensor gradient = gradient_for(op, a, grad_output);
   return backward_input(
-      a, like_output(op, grad_output, a.input, reflect_pad), per_channel(op, "sum_grad", sum_grad, input, a.mean.sizes()),
+      a, gradient, per_channel(op, "sum_grad", sum_grad, input, a.mean.sizes()),
       per_channel(op, "sum_grad_normalised", sum_grad_normalised, input, a.mean.sizes()), inverse_count, want_residual);
 }
 
@@ -255,8 +262,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(
     const OptionalTensor& bias, const OptionalTensor& residual, double eps, std::optional<std::string_view> activation,
     double negative_slope, bool statistics_of_input, std::array<bool, 4> wanted, int64_t reflect_pad) {
   const char* op = "norm_act_backward";
-  const Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
-  const Tensor grad_output = like_output(op, grad_output_, a.input, reflect_pad);
+  Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  const Tensor grad_output = gradient_for(op, a, grad_output_);
   const auto nothing = [&] { return at::empty({0}, input.options()); };
   Tensor grad_input, grad_weight, grad_bias, grad_residual, sum_grad, sum_grad_normalised;
   if (wanted[1] || wanted[2] || (wanted[0] && statistics_of_input)) {
