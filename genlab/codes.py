@@ -29,6 +29,9 @@ class Codes:
         categorical: number of values of each categorical code, at least 2.
         uniform: codes from U(-1, 1).
         gaussian: codes from N(0, 1).
+        fixed_variance: Q's Gaussians have variance 1, as in the authors' code for MNIST. With a learned one the bound
+            has no upper end for continuous codes: Q is rewarded for ever finer numbers, and the generator for making
+            them show, up to taking digits apart by them.
 
     Raises:
         ValueError: no code at all, a categorical code of fewer than 2 values, or a negative number.
@@ -37,6 +40,7 @@ class Codes:
     categorical: tuple[int, ...] = (10,)
     uniform: int = 2
     gaussian: int = 0
+    fixed_variance: bool = False
 
     def __post_init__(self) -> None:
         if any(size < 2 for size in self.categorical):
@@ -58,8 +62,8 @@ class Codes:
 
     @property
     def statistics_width(self) -> int:
-        """Numbers by which the network describes Q(c|x): logits, then means, then log variances."""
-        return sum(self.categorical) + 2 * self.continuous
+        """Numbers by which the network describes Q(c|x): logits, then means, then (unless fixed) log variances."""
+        return sum(self.categorical) + (1 if self.fixed_variance else 2) * self.continuous
 
     def entropy(self) -> dict[str, float]:
         """H(c) by kind: log K, log 2 and log(2 pi e) / 2 for each code; only kinds that there are."""
@@ -102,6 +106,8 @@ class Codes:
 
     def log_variances(self, statistics: Tensor) -> Tensor:
         """Log variance of Q for each continuous code, (N, continuous), held in LOG_VARIANCE_RANGE."""
+        if self.fixed_variance:
+            return torch.zeros_like(self.means(statistics))
         return statistics[:, sum(self.categorical) + self.continuous :].clamp(*LOG_VARIANCE_RANGE)
 
     def log_likelihood(self, statistics: Tensor, codes: Tensor) -> dict[str, Tensor]:
@@ -125,6 +131,9 @@ class Codes:
         return {kind: values[kind] for kind in self.kinds}
 
     def information_bound(self, statistics: Tensor, codes: Tensor) -> dict[str, Tensor]:
-        """L_I of a batch: mean log Q(c|x) + H(c), a 0-d tensor for each kind; at most I(c; x) in expectation."""
+        """L_I of a batch: mean log Q(c|x) + H(c), a 0-d tensor for each kind; at most I(c; x) in expectation.
+
+        I of a categorical code is at most H(c). That of a continuous code has no such end: its entropy is differential.
+        """
         entropy = self.entropy()
         return {kind: value.mean() + entropy[kind] for kind, value in self.log_likelihood(statistics, codes).items()}

@@ -25,9 +25,40 @@ def config_directory() -> Path:
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values are fixed once validated."""
+    """Base of every section: unknown keys are refused, values are fixed once validated.
+
+    Where an algorithm gives a section defaults of its own (a default_factory), a file that sets one key of that section
+    keeps the others: `generator_optimizer: {eps: 1e-6}` does not bring another algorithm's learning rate in.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_own_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, field in cls.model_fields.items():
+            if isinstance(values.get(name), dict) and field.default_factory is not None:
+                default = field.get_default(call_default_factory=True)
+                if isinstance(default, Section):
+                    merged[name] = _over_defaults(default, values[name])
+        return merged
+
+
+def _over_defaults(default: Section, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the entries of `default` that they leave open and that are not the class's own defaults."""
+    merged = dict(values)
+    plain = type(default).model_construct()
+    for name in type(default).model_fields:
+        own = getattr(default, name)
+        if name not in values:
+            if own != getattr(plain, name, own):
+                merged[name] = own
+        elif isinstance(own, Section) and isinstance(values[name], dict):
+            merged[name] = _over_defaults(own, values[name])
+    return merged
 
 
 class DataConfig(Section):
@@ -234,11 +265,13 @@ def _copy_tree(value: Any) -> Any:
 def find_config(name: str | Path) -> Path:
     """The file that `name` means: a path, or the stem of a file in the configs folder."""
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
-        return path
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return path  # a folder only where no configuration has its name
     listed = {file.stem: file for file in sorted(config_directory().glob("*.yaml"))}
     if str(name) in listed:
         return listed[str(name)]
+    if path.exists():
+        return path
     guess = nearest(str(name), listed)
     hint = f"; did you mean {guess!r}?" if guess else ""
     raise ConfigError(f"config {name}: no such file or listed config{hint}; `genlab list configs` shows them")

@@ -24,10 +24,12 @@ class AdversarialLoss(NamedTuple):
     Attributes:
         discriminator_loss: (real_logits, fake_logits) -> 0-d tensor.
         generator_loss: (fake_logits) -> 0-d tensor.
+        boundary: logits above it call a sample real; None for a critic, whose scores only compare.
     """
 
     discriminator_loss: Callable[[Tensor, Tensor], Tensor]
     generator_loss: Callable[[Tensor], Tensor]
+    boundary: float | None = 0.0
 
 
 ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
@@ -80,8 +82,8 @@ def negative_mean_generator_loss(fake_logits: Tensor) -> Tensor:
 
 ADVERSARIAL_LOSSES.register("non_saturating")(AdversarialLoss(bce_discriminator_loss, non_saturating_generator_loss))
 ADVERSARIAL_LOSSES.register("minimax")(AdversarialLoss(bce_discriminator_loss, minimax_generator_loss))
-ADVERSARIAL_LOSSES.register("lsgan")(AdversarialLoss(lsgan_discriminator_loss, lsgan_generator_loss))
+ADVERSARIAL_LOSSES.register("lsgan")(AdversarialLoss(lsgan_discriminator_loss, lsgan_generator_loss, boundary=0.5))
 ADVERSARIAL_LOSSES.register("hinge")(AdversarialLoss(hinge_discriminator_loss, negative_mean_generator_loss))
 ADVERSARIAL_LOSSES.register("wasserstein")(
-    AdversarialLoss(wasserstein_discriminator_loss, negative_mean_generator_loss)
+    AdversarialLoss(wasserstein_discriminator_loss, negative_mean_generator_loss, boundary=None)
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -91,10 +91,8 @@ def reconstruction_score(trainer: Trainer, data: EvaluationData, code_length: in
         error += float(squared_errors(batch["image"], again).double().sum())
         seen += len(again)
         data.progress("reconstruction", seen, len(dataset))
-    protocol = {
-        "split": dataset.split, "real": seen, "fingerprint": dataset.fingerprint, "units": "intensities in [0, 1]",
-        "code": code_length,
-    }  # fmt: skip
+    source = {"source": dataset.name, "split": dataset.split, "count": seen, "fingerprint": dataset.fingerprint}
+    protocol: dict[str, Any] = {"real": source, "units": "intensities in [0, 1]", "code": code_length}
     if math.prod(dataset.image_shape) <= LARGEST_PCA:
         training = data.dataset(trainer.config.data.split)
         protocol["pca_samples"] = min(len(training), PCA_SAMPLES)

@@ -1,15 +1,20 @@
-"""Regularisers of discriminators by name: gradient penalty, R1 and spectral normalisation, usable by any GAN trainer.
+"""Regularisers of GANs by name, usable by any GAN trainer.
 
-The penalties differentiate the discriminator's output with respect to its input, and are themselves differentiated with
-respect to its weights. They run in float32 outside autocast whatever the precision of the step: the square of a float16
-gradient over- and underflows. Each is a mean over the local samples, so averaging gradients over processes or
-micro-batches gives the penalty of the whole batch.
+Of the discriminator: gradient penalty, R1, drift, consistency and spectral normalisation; of both players: manifold
+entropy (`genlab.manifold_entropy`).
+
+Gradient penalty and R1 differentiate the discriminator's output with respect to its input, and are themselves
+differentiated with respect to its weights. They run in float32 outside autocast whatever the precision of the step: the
+square of a float16 gradient over- and underflows. Each penalty is a mean over the local samples, so averaging gradients
+over processes or micro-batches gives the penalty of the whole batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +23,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from genlab.config import Section
+from genlab.distributed import Distributed
+from genlab.errors import ConfigError
+from genlab.manifold_entropy import ManifoldEntropy, ManifoldEntropyConfig
 from genlab.registry import Registry
 
 
@@ -37,11 +45,28 @@ class R1Config(Section):
     interval: int = Field(1, ge=1, description="discriminator updates between penalties, each weighted by the interval")
 
 
+class DriftConfig(Section):
+    """Karras et al. 2018, appendix A.1."""
+
+    weight: float = Field(1e-3, ge=0, description="epsilon")
+
+
+class ConsistencyConfig(Section):
+    """CR-GAN (Zhang et al. 2020, equation 3), on real images."""
+
+    weight: float = Field(10.0, ge=0, description="lambda")
+    shift: int = Field(4, ge=0, le=64, description="pixels that the varied image may be shifted by, in each direction")
+    flip: bool = Field(True, description="mirror the varied image with probability one half; false for text and digits")
+
+
 class RegularizersConfig(Section):
-    """What restrains the discriminator."""
+    """What restrains the players."""
 
     gradient_penalty: GradientPenaltyConfig | None = None
     r1: R1Config | None = None
+    drift: DriftConfig | None = None
+    consistency: ConsistencyConfig | None = None
+    manifold_entropy: ManifoldEntropyConfig | None = None
     spectral_norm: bool = False
 
 
@@ -99,6 +124,71 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor, config: 
     return (config.weight / 2 * config.interval) * squared.mean()
 
 
+def drift_penalty(real_logits: Tensor, config: DriftConfig | None = None) -> Tensor:
+    """weight * E[D(x)^2] over real samples: keeps a critic's scores, which only differences fix, near zero."""
+    config = config or DriftConfig()
+    return config.weight * real_logits.float().square().mean()
+
+
+def vary(images: Tensor, numbers: Tensor, config: ConsistencyConfig | None = None) -> Tensor:
+    """Images mirrored and shifted, each by its own numbers; what a shift uncovers is mirrored at the edge.
+
+    Args:
+        images: (N, C, H, W).
+        numbers: uniform in [0, 1), (N, 3, ...): chance of mirroring, vertical and horizontal shift.
+        config: largest shift, and whether to mirror.
+
+    Returns:
+        (N, C, H, W).
+    """
+    config = config or ConsistencyConfig()
+    count, channels, height, width = images.shape
+    flip, down, right = numbers.reshape(count, 3).to(images.device).unbind(dim=1)
+    span = 2 * config.shift + 1
+    rows = _reflect(_shifted(height, (down * span).long() - config.shift), height)
+    columns = _reflect(_shifted(width, (right * span).long() - config.shift), width)
+    if config.flip:
+        columns = torch.where((flip < 0.5)[:, None], width - 1 - columns, columns)
+    sample = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _shifted(length: int, offsets: Tensor) -> Tensor:
+    """(N, length): where each pixel of a shifted line comes from."""
+    return torch.arange(length, device=offsets.device)[None, :] - offsets[:, None]
+
+
+def _reflect(index: Tensor, length: int) -> Tensor:
+    """Brings indices back into [0, length) by mirroring at the edges, which are repeated."""
+    index = index.remainder(2 * length)
+    return torch.minimum(index, 2 * length - 1 - index)
+
+
+def consistency_penalty(
+    discriminator: Callable[[Tensor], Tensor],
+    real: Tensor,
+    real_logits: Tensor,
+    numbers: Tensor,
+    config: ConsistencyConfig | None = None,
+) -> Tensor:
+    """weight * E[(D(x) - D(T(x)))^2] over real images, T being `vary` (Zhang et al. 2020, equation 3).
+
+    Args:
+        discriminator: images to logits, called once on T(x), in the precision of `real_logits`.
+        real: (N, C, H, W).
+        real_logits: D(x).
+        numbers: uniform in [0, 1), (N, 3, ...).
+        config: weight and kinds of variation.
+    """
+    config = config or ConsistencyConfig()
+    half = real_logits.dtype in (torch.float16, torch.bfloat16)
+    dtype = real_logits.dtype if half else None
+    with torch.autocast(real.device.type, dtype=dtype, enabled=half):
+        varied_logits = discriminator(vary(real, numbers, config))
+    return config.weight * (real_logits.float() - varied_logits.float()).square().mean()
+
+
 def apply_spectral_norm(discriminator: nn.Module) -> nn.Module:
     """Divides every convolution and linear weight by its largest singular value (Miyato et al. 2018, algorithm 1).
 
@@ -111,20 +201,55 @@ def apply_spectral_norm(discriminator: nn.Module) -> nn.Module:
     return discriminator
 
 
+@dataclass(frozen=True)
+class DiscriminatorPass:
+    """What a penalty may look at.
+
+    Attributes:
+        discriminator: samples to logits.
+        real, fake: (N, ...) of one shape.
+        numbers: uniform numbers in [0, 1), (N, k, 1, ...) with k = `DiscriminatorRegularizer.numbers_per_sample`.
+        real_logits: D(real).
+        codes: codes of the real samples, where manifold entropy watches.
+    """
+
+    discriminator: Callable[[Tensor], Tensor]
+    real: Tensor
+    fake: Tensor
+    numbers: Tensor | None
+    real_logits: Tensor
+    codes: Tensor | None
+
+
 class DiscriminatorRegularizer:
-    """The penalties that a configuration asks for, as terms of the discriminator's loss.
+    """The penalties that a configuration asks for, as terms of the players' losses.
 
     Args:
         config: which penalties, with their settings.
+
+    Attributes:
+        manifold_entropy: the term with its buffers; None where the configuration has none.
     """
 
     def __init__(self, config: RegularizersConfig) -> None:
         self.config = config
+        self.manifold_entropy = ManifoldEntropy(config.manifold_entropy) if config.manifold_entropy else None
+
+    @property
+    def numbers_per_sample(self) -> int:
+        """Uniform numbers that `penalties` needs for each sample: the mixing first, then those of the variation."""
+        if self.config.consistency is not None:
+            return 4
+        return 1 if self.config.gradient_penalty is not None else 0
 
     @property
     def draws_mixing(self) -> bool:
-        """Whether `penalties` needs a `mixing` tensor."""
-        return self.config.gradient_penalty is not None
+        """Whether `penalties` needs random numbers at all."""
+        return self.numbers_per_sample > 0
+
+    def watch(self, discriminator: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        """Inside, the discriminator's passes append their codes to the list; it stays empty where nobody needs them."""
+        return nullcontext([]) if self.manifold_entropy is None else self.manifold_entropy.watch(discriminator)
 
     def penalties(
         self,
@@ -133,22 +258,86 @@ class DiscriminatorRegularizer:
         fake: Tensor,
         mixing: Tensor | None,
         update: int,
+        *,
+        real_logits: Tensor | None = None,
+        codes: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """name -> 0-d tensor of each penalty due in discriminator update number `update` (from 0)."""
+        """The penalties due in one update of the discriminator.
+
+        Args:
+            discriminator: samples to logits.
+            real, fake: (N, ...) of one shape; no gradient flows to them.
+            mixing: uniform numbers in [0, 1), (N, numbers_per_sample, 1, ..., 1), or None where that is 0.
+            update: number of the discriminator's update, from 0.
+            real_logits: D(real) where it is at hand; else it is computed where needed.
+            codes: what `watch` collected, the real samples' pass first.
+
+        Returns:
+            name -> 0-d tensor.
+        """
+        if self.manifold_entropy is not None and not codes:
+            raise ConfigError("gan.regularizers.manifold_entropy: this algorithm does not offer it; leave it out")
+        if self.config.consistency is not None and mixing.shape[1] < self.numbers_per_sample:
+            raise ConfigError("gan.regularizers.consistency: this algorithm does not offer it; leave it out")
+        if real_logits is None and (self.config.drift is not None or self.config.consistency is not None):
+            real_logits = discriminator(real)
+        passed = DiscriminatorPass(discriminator, real, fake, mixing, real_logits, codes[0] if codes else None)
         terms = {}
         for name in REGULARIZERS:
             settings = getattr(self.config, name)
             if settings is not None and update % getattr(settings, "interval", 1) == 0:
-                terms[name] = REGULARIZERS.get(name)(discriminator, real, fake, mixing, settings)
+                terms[name] = REGULARIZERS.get(name)(passed, settings)
+        if self.manifold_entropy is not None and self.manifold_entropy.config.real:
+            term = self.manifold_entropy.term("real", passed.codes)
+            terms |= {} if term is None else {"manifold_entropy": term}
         return terms
 
+    def generator_penalties(self, codes: list[Tensor]) -> dict[str, Tensor]:
+        """name -> 0-d tensor of each term of the generator's loss; `codes` is what `watch` collected of D(G(z))."""
+        if self.manifold_entropy is None:
+            return {}
+        term = self.manifold_entropy.term("generated", codes[0])
+        return {} if term is None else {"manifold_entropy_g": term}
 
-REGULARIZERS: Registry[Callable[..., Tensor]] = Registry("regulariser")
-REGULARIZERS.register("gradient_penalty")(gradient_penalty)
+    def remember(self, kind: str, codes: list[Tensor], distributed: Distributed) -> None:
+        """Keeps the codes of an update, all micro-batches and processes of it, for the ones to come.
+
+        Args:
+            kind: "real" or "generated".
+            codes: of each micro-batch; empty where nobody watched.
+            distributed: this process among those of the run.
+        """
+        if self.manifold_entropy is not None and (kind == "generated" or self.manifold_entropy.config.real):
+            self.manifold_entropy.remember(kind, distributed.all_gather(torch.cat(codes).detach().float()))
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs of the regularisers."""
+        return {} if self.manifold_entropy is None else self.manifold_entropy.state()
+
+    def load_state(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+        """Takes back what `state` gave."""
+        if self.manifold_entropy is not None:
+            self.manifold_entropy.load_state(tensors, device)
+
+
+REGULARIZERS: Registry[Callable[[DiscriminatorPass, Any], Tensor]] = Registry("regulariser")
+
+
+@REGULARIZERS.register("gradient_penalty")
+def _gradient_penalty_term(passed: DiscriminatorPass, config: GradientPenaltyConfig) -> Tensor:
+    return gradient_penalty(passed.discriminator, passed.real, passed.fake, passed.numbers[:, :1], config)
 
 
 @REGULARIZERS.register("r1")
-def _r1_term(
-    discriminator: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mixing: Tensor | None, config: R1Config
-) -> Tensor:
-    return r1_penalty(discriminator, real, config)
+def _r1_term(passed: DiscriminatorPass, config: R1Config) -> Tensor:
+    return r1_penalty(passed.discriminator, passed.real, config)
+
+
+@REGULARIZERS.register("drift")
+def _drift_term(passed: DiscriminatorPass, config: DriftConfig) -> Tensor:
+    return drift_penalty(passed.real_logits, config)
+
+
+@REGULARIZERS.register("consistency")
+def _consistency_term(passed: DiscriminatorPass, config: ConsistencyConfig) -> Tensor:
+    return consistency_penalty(passed.discriminator, passed.real, passed.real_logits, passed.numbers[:, 1:], config)

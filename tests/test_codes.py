@@ -82,6 +82,14 @@ def test_the_variance_of_q_is_bounded_on_both_sides():
         assert value.item() == pytest.approx(-0.5 * (math.log(2 * math.pi) + held))
 
 
+def test_a_fixed_variance_of_one_makes_the_likelihood_a_squared_error():
+    codes = Codes((), 2, 0, fixed_variance=True)
+    values, means = draw(codes, 50), torch.randn(50, codes.statistics_width)
+    assert codes.statistics_width == 2
+    expected = torch.distributions.Normal(means, 1.0).log_prob(values).sum(1)
+    torch.testing.assert_close(codes.log_likelihood(means, values)["uniform"], expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

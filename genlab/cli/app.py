@@ -15,7 +15,20 @@ from typing import Annotated
 import typer
 
 from genlab import __version__
-from genlab.cli import bench, build, generate, inspect, likelihood, score, train, traverse
+from genlab.cli import (
+    anomalies,
+    arithmetic,
+    bench,
+    build,
+    generate,
+    inspect,
+    likelihood,
+    reconstruct,
+    score,
+    train,
+    translate,
+    traverse,
+)
 from genlab.cli.failures import Terminated, describe_failure, terminating_on_sigterm
 
 USAGE_ERROR = 2
@@ -44,7 +57,21 @@ def build_app() -> typer.Typer:
     ) -> None:
         del version, debug  # acted on by the callback and by `main`
 
-    for module in (train, generate, traverse, score, likelihood, inspect, build, bench):
+    verbs = (
+        train,
+        generate,
+        translate,
+        traverse,
+        arithmetic,
+        reconstruct,
+        anomalies,
+        score,
+        likelihood,
+        inspect,
+        build,
+        bench,
+    )
+    for module in verbs:
         module.register(app)
     return app
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from genlab.cli.classes import ALL, class_name, class_number, class_numbers
 from genlab.cli.devices import choose_device
 from genlab.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from genlab.checkpoint import Bundle
+    from genlab.trainers import Trainer
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 BATCH = 100  # pictures drawn at a time, so that memory does not grow with their number
@@ -45,6 +50,19 @@ DeviceOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option(help="Seed of the latent vectors; the same seed gives the same pictures.", min=0)
 ]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class",
+        help="Class to draw, name or number; several times for several, all for every one. One class a row of the "
+        "grid, or a folder of its own.",
+        metavar="CLASS",
+    ),
+]
+ClassOption = Annotated[
+    str | None,
+    typer.Option("--class", help="Class to decode with, where the model has classes: name or number.", metavar="CLASS"),
+]
 WeightsOption = Annotated[
     Weights, typer.Option("--weights", help="The averaged weights where the run has them, or those of the last step.")
 ]
@@ -57,6 +75,8 @@ def register(app: typer.Typer) -> None:
 
 SAMPLE_EXAMPLES = """\
 A grid: genlab sample runs/dcgan_digits-1 -n 64 -o grid.png
+
+One class a row: genlab sample runs/cgan_mnist-1 --class all -n 10 -o classes.png
 
 Single pictures: genlab sample runs/dcgan_digits-1 -n 5000 -o pictures/ --which best
 """
@@ -81,7 +101,9 @@ def open_model(path: Path, which: str, weights: Weights, device: str | None) -> 
 
 def sample(
     checkpoint: CheckpointArgument,
-    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures.", min=1)] = 64,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", help="How many pictures [64], with --class: of each [8].", min=1)
+    ] = None,
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="A picture file for a grid, or a folder for single PNGs.", metavar="PATH"),
@@ -90,29 +112,56 @@ def sample(
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,
     columns: Annotated[
-        int | None, typer.Option(help="Pictures in a row of the grid; default: as square as can be.", min=1)
+        int | None,
+        typer.Option(help="Pictures in a row of the grid; default: as square as can be, or one class a row.", min=1),
     ] = None,
+    classes: ClassesOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Draw new pictures from a trained model."""
-    as_grid = check_output(output, count)
+    count = count or (8 if classes else 64)
+    as_grid = check_output(output, count * (1 if not classes or ALL in classes else len(classes)))
     model = open_model(checkpoint, which, weights, device)
     import torch
 
-    from genlab.images import save_grid, save_image
+    from genlab.images import save_grid
 
+    asked: list[int | None] = list(class_numbers(model.trainer, classes)) if classes else [None]
+    total, told = count * len(asked), ""
+    if classes:
+        told = f" of class{'es' if len(asked) > 1 else ''} {', '.join(class_name(model.trainer, c) for c in asked)}"
+        columns = columns or (count if len(asked) > 1 else None)
+        check_output(output, total)
     generator = torch.Generator().manual_seed(seed)
-    batches = (model.trainer.sample(min(BATCH, count - start), generator).cpu() for start in range(0, count, BATCH))
+    batches = [(label, _draw(model, count, generator, label)) for label in asked]
     if as_grid:
-        path = save_grid(torch.cat(list(batches)), output, columns=columns)
-        print(f"{path}: {count} pictures, step {model.step}, seed {seed}")
-        return
+        path = save_grid(torch.cat([part for _, parts in batches for part in parts]), output, columns=columns)
+    else:
+        path = output
+        for label, parts in batches:
+            save_numbered(parts, output if label is None else output / class_name(model.trainer, label))
+    print(f"{path}: {total} pictures{told}, step {model.step}, seed {seed}")
+
+
+def _draw(model: Bundle, count: int, generator: torch.Generator, label: int | None) -> Iterator[torch.Tensor]:
+    """Samples, of one class where there is a label, a batch at a time."""
+    import torch
+
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
+        labels = None if label is None else torch.full((size,), label)
+        yield model.trainer.sample(size, generator, labels).cpu()
+
+
+def save_numbered(batches: Iterable[torch.Tensor], folder: Path) -> None:
+    """Writes images as 000000.png, 000001.png, ... into `folder`."""
+    from genlab.images import save_image
+
     index = 0
     for batch in batches:
         for picture in batch:
-            save_image(picture, output / f"{index:06d}.png")
+            save_image(picture, folder / f"{index:06d}.png")
             index += 1
-    print(f"{output}: {index} pictures, step {model.step}, seed {seed}")
 
 
 def check_output(output: Path, count: int) -> bool:
@@ -152,6 +201,7 @@ def interpolate(
     path: Annotated[
         Route, typer.Option("--path", help="On the sphere (as normal vectors lie) or on a straight line.")
     ] = Route.slerp,
+    class_: ClassOption = None,
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,
     device: DeviceOption = None,
@@ -167,8 +217,37 @@ def interpolate(
 
     generator = torch.Generator().manual_seed(seed)
     ends = model.trainer.latents(2 * rows, generator)
+    label = choose_label(model.trainer, class_, generator)
     walk = (slerp if path is Route.slerp else lerp)(ends[0::2], ends[1::2], steps)
     latents = walk.flatten(0, 1)  # (rows * steps, ...): row by row, the order of the grid
-    pictures = torch.cat([model.trainer.decode(part).cpu() for part in latents.split(BATCH)])
+    pictures = decode_in_batches(model.trainer, latents, label)
     written = save_grid(pictures, output, columns=steps)
-    print(f"{written}: {rows} walks of {steps} pictures, step {model.step}, seed {seed}")
+    told = "" if label is None else f" of class {class_name(model.trainer, label)}"
+    print(f"{written}: {rows} walks of {steps} pictures{told}, step {model.step}, seed {seed}")
+
+
+def decode_in_batches(trainer: Trainer, latents: torch.Tensor, label: int | None) -> torch.Tensor:
+    """Images of latents (N, ...) on the CPU, all of one class where there is a label."""
+    import torch
+
+    return torch.cat(
+        [
+            trainer.decode(part, None if label is None else torch.full((len(part),), label)).cpu()
+            for part in latents.split(BATCH)
+        ]
+    )
+
+
+def choose_label(trainer: Trainer, text: str | None, generator: torch.Generator) -> int | None:
+    """The class that `--class` names; of a conditional model without it, one drawn from `generator`.
+
+    Raises:
+        UserError: no such class, or a model without classes.
+    """
+    import torch
+
+    if text is not None:
+        return class_number(trainer, text)
+    if trainer.label_count is None:
+        return None
+    return int(torch.randint(trainer.label_count, (1,), generator=generator))

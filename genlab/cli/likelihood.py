@@ -35,7 +35,7 @@ def likelihood(
         ),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="The first so many pictures; default: the run's.", metavar="N|all")
+        str | None, typer.Option(help="So many pictures, evenly spaced; default: the run's.", metavar="N|all")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Part of the data; default: the run's.", metavar="SPLIT")] = None,
     root: Annotated[

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genlab.trainers.base import Trainer
 
 # Logged beside the losses, shown elsewhere on the line or not at all.
-_NOT_SHOWN = {"learning_rate", "images_per_second"}
+_NOT_SHOWN = {"learning_rate", "images_per_second", "diversity_nearest", "margin"}
 
 
 class TrainingDisplay(Callback):
@@ -135,7 +135,8 @@ def make_bars(console: Console) -> Any:
 
 def describe_metrics(metrics: dict[str, float]) -> str:
     """Losses first, then the other numbers of the step, then the speed."""
-    names = sorted((name for name in metrics if name not in _NOT_SHOWN), key=lambda name: not name.startswith("loss"))
+    shown = (name for name in metrics if name not in _NOT_SHOWN and not name.startswith("grad_norm"))
+    names = sorted(shown, key=lambda name: not name.startswith("loss"))
     parts = [f"{name} {metrics[name]:.3f}" for name in names]
     if "images_per_second" in metrics:
         parts.append(f"{metrics['images_per_second']:,.0f} images/s")

@@ -11,26 +11,22 @@ from genlab.cli.generate import (
     LARGEST_GRID,
     PICTURE_SUFFIXES,
     CheckpointArgument,
+    ClassOption,
     DeviceOption,
     SeedOption,
     Weights,
     WeightsOption,
     WhichOption,
     check_output,
+    choose_label,
     open_model,
 )
 from genlab.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from genlab.trainers import Trainer
 
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Picture file to write.", metavar="PATH")]
-ClassOption = Annotated[
-    str | None,
-    typer.Option("--class", help="Class to decode with, where the model has classes: name or number.", metavar="CLASS"),
-]
 
 TRAVERSE_EXAMPLES = """\
 The codes that change most: genlab traverse runs/vae_mnist -o traversal.png
@@ -128,24 +124,3 @@ def require_ability(trainer: Trainer, method: str, what: str) -> None:
     if not has(type(trainer)):
         able = ", ".join(name for name in ALGORITHMS.names() if has(ALGORITHMS.get(name)))
         raise UserError(f"algorithm {trainer.config.algorithm}: has no {what}; expected a model of {able}")
-
-
-def choose_label(trainer: Trainer, text: str | None, generator: torch.Generator) -> int | None:
-    """The class that `--class` names; of a conditional model without it, one drawn from `generator`.
-
-    Raises:
-        UserError: no such class, or a model without classes.
-    """
-    import torch
-
-    if text is None:
-        if trainer.label_count is None:
-            return None
-        return int(torch.randint(trainer.label_count, (1,), generator=generator))
-    names = trainer.data.class_names or ()
-    if text not in names and not text.isdigit():
-        listed = f"a number or one of {', '.join(names)}" if names else "a number"
-        raise UserError(f"--class: expected {listed}, got {text!r}")
-    label = names.index(text) if text in names else int(text)
-    trainer.check_labels(torch.tensor([label]))
-    return label

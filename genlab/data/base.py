@@ -176,6 +176,12 @@ class PictureDataset(ImageDataset):
         self._source, self._view, self._picked = source, view, picked
         self.labels = None if labels is None else torch.from_numpy(labels.astype(np.int64))
 
+    @property
+    def file_names(self) -> list[str] | None:
+        """Path of each sample's file inside its folder or archive; None where the samples are no files."""
+        entries = getattr(self._source, "entries", None)
+        return None if entries is None else [entries[row].path for row in self._picked]
+
     def __len__(self) -> int:
         return len(self._picked)
 

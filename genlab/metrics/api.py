@@ -195,7 +195,7 @@ def describe() -> list[dict[str, str]]:
         "fid": "Frechet distance of features; 'fid' with Inception, 'frechet[<extractor>]' otherwise; lower is better",
         "is": "Inception Score, mean and deviation over 10 splits; needs class logits; higher is better",
         "kid": "kernel distance (unbiased cubic MMD), mean and deviation over 100 subsets; lower is better",
-        "modes": "modes covered, share of high-quality points, balance over modes; 2-D sets only; higher is better",
+        "modes": "modes of points covered, share of high-quality points; or classes covered, KL of their histogram",
         "prdc": "precision, recall, density, coverage of 5-nearest-neighbour balls; higher is better",
     }
     rows = [{"kind": "metric", "name": name, "summary": summaries[name]} for name in METRICS]

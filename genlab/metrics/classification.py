@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def classification_scores(
     predict: Callable[[Tensor], Tensor], data: EvaluationData, facts: dict[str, Any], split: str = "test"
 ) -> list[Score]:
-    """ "test_error" and "test_accuracy" in percent of all samples of a split.
+    """ "test_error" and "test_accuracy", shares of all samples of a split.
 
     Args:
         predict: images (N, C, H, W) in [-1, 1] to a value for each class, (N, K), the largest of which wins.
@@ -37,10 +37,10 @@ def classification_scores(
         seen += len(batch["label"])
         data.progress("classification", seen, len(dataset))
     accuracy = right / seen
-    deviation = 100 * math.sqrt(accuracy * (1 - accuracy) / seen)
-    counts = {"split": dataset.split, "real": seen, "wrong": seen - right, "fingerprint": dataset.fingerprint}
-    protocol = {"unit": "%", **counts, **facts}
+    deviation = math.sqrt(accuracy * (1 - accuracy) / seen)
+    source = {"source": dataset.name, "split": dataset.split, "count": seen, "fingerprint": dataset.fingerprint}
+    protocol = {"real": source, "wrong": seen - right, **facts}
     return [
-        Score("test_error", 100 * (1 - accuracy), deviation, protocol, lower_is_better=True),
-        Score("test_accuracy", 100 * accuracy, deviation, protocol, lower_is_better=False),
+        Score("test_error", 1 - accuracy, deviation, protocol, lower_is_better=True),
+        Score("test_accuracy", accuracy, deviation, protocol, lower_is_better=False),
     ]

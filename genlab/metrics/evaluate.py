@@ -25,7 +25,7 @@ from genlab.registry import nearest
 METRICS = ("fid", "is", "kid", "prdc", "modes")
 # Names under which a metric is also known.
 ALIASES = {"frechet": "fid", "inception_score": "is"}
-_NEED_SAMPLE = {"kid", "prdc", "modes"}
+_NEED_SAMPLE = {"kid", "prdc"}
 Progress = Callable[[str, int, "int | None"], None]
 
 
@@ -69,14 +69,14 @@ def evaluate(
         real: source, ImageDataset, tensor, iterable of batches or path; None where only "is" is asked.
         fake: the same; for a model a `GeneratorSource`.
         extractor: what features are taken with.
-        metrics: of "fid" (or "frechet"), "is", "kid", "prdc", and "modes" for points.
+        metrics: of "fid" (or "frechet"), "is", "kid", "prdc", and "modes" of points or of classes.
         batch_size: images per pass through the extractor.
         protocol: splits, subsets, seeds and limits.
         progress: called with (what, images done, images in all or None).
         cache: read and write statistics of `real` in the cache directory.
 
     Returns:
-        Scores in the order of the metrics; "prdc" gives four, "modes" three.
+        Scores in the order of the metrics; "prdc" gives four, "modes" three (of points) or two.
 
     Raises:
         MetricError: an unknown metric, too few images, saved statistics where images are needed or of another
@@ -103,15 +103,18 @@ def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor | Extract
     """Refuses metrics that the extractor's features cannot give.
 
     Raises:
-        MetricError: "is" without class logits, or "modes" of anything but points.
+        MetricError: "is" without class logits, or "modes" without them and without points.
     """
     if "is" in metrics and extractor.num_classes is None:
         raise MetricError(
             f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or "
             "'inception', or leave 'is' out"
         )
-    if "modes" in metrics and not extractor.of_points:
-        raise MetricError(f"modes: expected a data set of points with known modes, got features of {extractor.name}")
+    of_classes = extractor.num_classes is not None and extractor.name != "inception"  # whose classes are ImageNet's
+    if "modes" in metrics and not (extractor.of_points or of_classes):
+        raise MetricError(
+            f"modes: expected points with known modes or a classifier of the data set, got features of {extractor.name}"
+        )
 
 
 def default_metrics(extractor: FeatureExtractor | ExtractorFacts) -> list[str]:
@@ -141,7 +144,8 @@ def extract(
     statistics = FeatureStatistics(extractor.dim, extractor=extractor.name, hash=extractor.hash)
     if "fid" in metrics and total is not None:
         FeatureStatistics.require_full_rank(_announced(statistics, total), what)
-    sample = Reservoir(protocol.reservoir, extractor.dim, protocol.seed) if _NEED_SAMPLE & set(metrics) else None
+    needs_sample = bool(_NEED_SAMPLE & set(metrics)) or ("modes" in metrics and extractor.of_points)
+    sample = Reservoir(protocol.reservoir, extractor.dim, protocol.seed) if needs_sample else None
     inception_score = None
     if "is" in metrics:
         if total is None:
@@ -149,15 +153,19 @@ def extract(
                 f"is: expected a known number of {what} images; wrap them in IterableSource(images, count)"
             )
         inception_score = InceptionScore(total, protocol.is_splits, protocol.seed)
+    count_classes = "modes" in metrics and not extractor.of_points
+    class_counts = torch.zeros(extractor.num_classes, dtype=torch.int64) if count_classes else None
     seen = 0
     for batch in source.batches(batch_size, protocol.limit):
-        features, logits = extractor(batch, logits=inception_score is not None)
+        features, logits = extractor(batch, logits=inception_score is not None or class_counts is not None)
         if "fid" in metrics or not torch.isfinite(features).all():
             statistics.update(features)  # raises for values that are not finite
         if sample is not None:
             sample.update(features)
         if inception_score is not None:
             inception_score.update(logits)
+        if class_counts is not None:
+            class_counts += torch.bincount(logits.argmax(1).cpu(), minlength=len(class_counts))
         seen += len(features)
         if progress is not None:
             progress(f"{what} images", seen, total)
@@ -166,7 +174,8 @@ def extract(
     if "fid" in metrics:
         statistics.require_full_rank(what)
     kept = None if sample is None else sample.features()
-    return Features(source.describe(), seen, statistics if "fid" in metrics else None, kept, inception_score)
+    used = statistics if "fid" in metrics else None
+    return Features(source.describe(), seen, used, kept, inception_score, class_counts)
 
 
 def _announced(statistics: FeatureStatistics, total: int) -> FeatureStatistics:

@@ -18,7 +18,7 @@ SCORES_OF = {
     "is": ("is",),
     "kid": ("kid",),
     "prdc": ("precision", "recall", "density", "coverage"),
-    "modes": ("modes", "high_quality", "balance"),
+    "modes": ("modes", "high_quality", "balance", "class_kl"),
 }
 
 

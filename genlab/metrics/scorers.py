@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genlab.metrics.classes import class_coverage
 from genlab.metrics.extractors.base import FeatureExtractor
 from genlab.metrics.extractors.points import PointExtractor
 from genlab.metrics.frechet import frechet_distance
@@ -51,6 +52,7 @@ class Features:
     statistics: FeatureStatistics | None = None
     sample: Tensor | None = None
     inception_score: InceptionScore | None = None
+    class_counts: Tensor | None = None  # of a generated side: images that the extractor puts into each class
 
 
 def score_name(metric: str, extractor: FeatureExtractor) -> str:
@@ -112,11 +114,24 @@ def _score_prdc(real: Features, fake: Features, extractor: FeatureExtractor, pro
     return [Score(score_name(name, extractor), value, None, facts) for name, value in values.items()]
 
 
-def _score_modes(real: Features | None, fake: Features, extractor: PointExtractor, protocol: Protocol) -> list[Score]:
+def _score_modes(real: Features | None, fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
+    if not isinstance(extractor, PointExtractor):
+        return _score_classes(fake, extractor, protocol)
     values = mode_coverage(fake.sample, extractor.modes, extractor.std)
     facts = _facts(None, fake, extractor, protocol, threshold="3 standard deviations", points_kept=len(fake.sample))
     names = {"modes": "modes_covered", "high_quality": "high_quality", "balance": "balance"}
     return [Score(name, float(values[key]), None, facts) for name, key in names.items()]
+
+
+def _score_classes(fake: Features, extractor: FeatureExtractor, protocol: Protocol) -> list[Score]:
+    # The trained judges learn from balanced or nearly balanced sets; a uniform reference is what papers compare with.
+    covered, divergence = class_coverage(fake.class_counts, torch.ones(extractor.num_classes))
+    histogram = [int(count) for count in fake.class_counts]
+    facts = _facts(None, fake, extractor, protocol, histogram=histogram, reference="uniform over classes")
+    return [
+        Score(score_name("modes", extractor), float(covered), None, facts),
+        Score(score_name("class_kl", extractor), divergence, None, facts, lower_is_better=True),
+    ]
 
 
 SCORERS = {

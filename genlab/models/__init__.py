@@ -17,6 +17,7 @@ from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
 from genlab.models.mlp import MlpDiscriminator, MlpGenerator
 from genlab.models.patchgan import PatchDiscriminator
 from genlab.models.unet import UnetGenerator
+from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from genlab.registry import Registry
 
 MODELS: Registry[type[nn.Module]] = Registry("model")
@@ -36,3 +37,7 @@ MODELS.register("conditional_mlp_generator")(ConditionalMlpGenerator)
 MODELS.register("conditional_mlp_discriminator")(ConditionalMlpDiscriminator)
 MODELS.register("infogan_generator")(InfoGanGenerator)
 MODELS.register("infogan_discriminator")(InfoGanDiscriminator)
+MODELS.register("vae_dense_encoder")(DenseEncoder)
+MODELS.register("vae_dense_decoder")(DenseDecoder)
+MODELS.register("vae_conv_encoder")(ConvEncoder)
+MODELS.register("vae_conv_decoder")(ConvDecoder)

@@ -21,8 +21,8 @@ from genlab.ops import conv_transpose2d
 NETWORKS = ("dense", "conv")
 KERNEL, STRIDE, PADDING = 4, 2, 1  # halves an even side exactly
 NEGATIVE_SLOPE = 0.2
-# Glorot and Bengio 2010 for tanh and, four times as wide, for sigmoid; He et al. 2015 for the rectifiers.
-_GAINS = {None: 1.0, "tanh": 1.0, "sigmoid": 4.0}
+# Glorot and Bengio 2010 for tanh and, four times as wide, for sigmoid; torch.nn's own initial values for the others.
+_GAINS = {"tanh": 1.0, "sigmoid": 4.0}
 
 Shape = tuple[int, ...]
 
@@ -270,7 +270,9 @@ def _halved(side: int) -> int:
 
 
 def _initialize(weight: Tensor | None, bias: Tensor | None, activation: str | None) -> None:
-    if weight is not None:
-        nn.init.xavier_uniform_(weight, _GAINS.get(activation, math.sqrt(2.0)))
+    if weight is not None and activation in _GAINS:
+        nn.init.xavier_uniform_(weight, _GAINS[activation])
+    elif weight is not None:
+        nn.init.kaiming_uniform_(weight, math.sqrt(5.0))
     if bias is not None:
         nn.init.zeros_(bias)

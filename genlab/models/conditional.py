@@ -1,8 +1,9 @@
 """Networks of conditional GANs: labels joined by concatenation, by projection, or through batch normalisation.
 
 * MLPs as Mirza and Osindero 2014 (section 4.1): noise or image and label pass a layer of their own and are joined.
-* DCGAN's networks with the label as feature maps: joined to z, which is a 1x1 map, and to the image, one constant map
-  for each class.
+* DCGAN's networks with the label as feature maps: noise and label each give half of the generator's first maps, as they
+  pass a layer of their own in the MLP (joined to z itself, one number beside 100 would hardly be heard); the image gets
+  one constant map for each class.
 * The projection discriminator (Miyato and Koyama 2018, equation 3) and conditional batch normalisation (Dumoulin et al.
   2017; de Vries et al. 2017).
 """
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from genlab.models.dcgan import STAGES, DcganDiscriminator, DcganGenerator
 from genlab.models.mlp import MlpDiscriminator, hidden_layers, uniform_weights
-from genlab.nn import BatchNormAct2d, ConditionalBatchNormAct2d
+from genlab.nn import BatchNormAct2d, ConditionalBatchNormAct2d, ConvTranspose2d
+from genlab.nn.init import normal_init
 
 GENERATOR_CONDITIONING = ("concat", "batch_norm")
 DISCRIMINATOR_CONDITIONING = ("concat", "projection")
@@ -149,8 +151,9 @@ class ProjectionMlpDiscriminator(nn.Module):
 
     def __init__(self, shape: Sequence[int], num_classes: int, **settings) -> None:
         super().__init__()
-        self.body = MlpDiscriminator(shape, **settings)
-        self.projection = Projection(num_classes, self.body.feature_dim)
+        body = MlpDiscriminator(shape, **settings)
+        self.projection = Projection(num_classes, body.feature_dim)
+        self.body = body  # behind the projection: phi is the input of the last layer, as penalties on codes expect
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """(N, C, H, W) and int64 labels (N,) to logits (N,)."""
@@ -167,8 +170,8 @@ class ConditionalDcganGenerator(nn.Module):
         num_classes: labels that can be asked for.
         latent_dim: length of z.
         base_channels: width of the last hidden feature map.
-        conditioning: "concat" joins the one-hot label to z; "batch_norm" gives each class a scale and a shift of its
-            own in every normalisation, and z no label.
+        conditioning: "concat" makes half of the first map of the label; "batch_norm" gives each class a scale and a
+            shift of its own in every normalisation, and z the whole first map.
     """
 
     def __init__(
@@ -184,9 +187,13 @@ class ConditionalDcganGenerator(nn.Module):
         super().__init__()
         _check("ConditionalDcganGenerator", conditioning, GENERATOR_CONDITIONING)
         self.num_classes, self.latent_dim, self.conditioning = num_classes, latent_dim, conditioning
-        joined = num_classes if conditioning == "concat" else 0
-        self.body = DcganGenerator(image_size, image_channels, latent_dim + joined, base_channels)
-        if conditioning == "batch_norm":
+        self.body = DcganGenerator(image_size, image_channels, latent_dim, base_channels)
+        if conditioning == "concat":
+            width, side = self.body.layers[0].out_channels, STAGES[image_size][0]
+            self.noise = _projected(latent_dim, width // 2, side)
+            self.label = _projected(num_classes, width - width // 2, side)
+            self.body.layers = self.body.layers[2:]  # the first map and its normalisation come from the two above
+        else:
             for index, layer in enumerate(self.body.layers):
                 if isinstance(layer, BatchNormAct2d):
                     conditional = ConditionalBatchNormAct2d(
@@ -196,12 +203,23 @@ class ConditionalDcganGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """(N, latent_dim) and int64 labels (N,) to (N, image_channels, image_size, image_size) in [-1, 1]."""
-        if self.conditioning == "concat":
-            return self.body(torch.cat([z.flatten(1), one_hot(labels, self.num_classes, z.dtype)], dim=1))
         x = z.reshape(z.shape[0], self.latent_dim, 1, 1)
+        if self.conditioning == "concat":
+            y = one_hot(labels, self.num_classes, z.dtype)[:, :, None, None]
+            return self.body.layers(torch.cat([self.noise(x), self.label(y)], dim=1))
         for layer in self.body.layers:
             x = layer(x, labels) if isinstance(layer, ConditionalBatchNormAct2d) else layer(x)
         return x
+
+
+def _projected(length: int, width: int, side: int) -> nn.Sequential:
+    """A vector, as a 1x1 map, to a normalised map of `width` channels, as DCGAN's first layer makes it of z."""
+    layers = nn.Sequential(
+        ConvTranspose2d(length, width, side, bias=False),
+        BatchNormAct2d(width, activation="relu"),
+    )
+    normal_init(layers, std=0.02)
+    return layers
 
 
 class ConditionalDcganDiscriminator(nn.Module):
@@ -231,11 +249,10 @@ class ConditionalDcganDiscriminator(nn.Module):
         _check("ConditionalDcganDiscriminator", conditioning, DISCRIMINATOR_CONDITIONING)
         self.num_classes = num_classes
         joined = num_classes if conditioning == "concat" else 0
-        self.body = DcganDiscriminator(image_size, image_channels + joined, base_channels, batch_norm=batch_norm)
-        self.projection = None
-        if conditioning == "projection":
-            last = self.body.layers[-1]
-            self.projection = Projection(num_classes, last.in_channels * STAGES[image_size][0] ** 2)
+        body = DcganDiscriminator(image_size, image_channels + joined, base_channels, batch_norm=batch_norm)
+        features = body.layers[-1].in_channels * STAGES[image_size][0] ** 2
+        self.projection = Projection(num_classes, features) if conditioning == "projection" else None
+        self.body = body  # behind the projection: phi is the input of the last layer, as penalties on codes expect
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """(N, image_channels, image_size, image_size) and int64 labels (N,) to logits (N,)."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
 from genlab.models.mlp import MlpDiscriminator, MlpGenerator
+from genlab.models.wgan_gp_resnet import WganGpCritic, WganGpGenerator
 from genlab.registry import Registry
 
 Shape = tuple[int, ...]
@@ -60,6 +61,14 @@ def _mlp_discriminator(shape: Shape, model: Any) -> nn.Module:
     )  # fmt: skip
 
 
+def _resnet_generator(shape: Shape, model: Any) -> nn.Module:
+    return WganGpGenerator(square_side(shape), shape[0], model.latent_dim, model.base_channels)
+
+
+def _resnet_discriminator(shape: Shape, model: Any) -> nn.Module:
+    return WganGpCritic(square_side(shape), shape[0], model.base_channels)
+
+
 def square_side(shape: Shape) -> int:
     """Pixels of a side of square images (C, H, W).
 
@@ -74,3 +83,4 @@ def square_side(shape: Shape) -> int:
 GAN_NETWORKS: Registry[GanNetworks] = Registry("network")
 GAN_NETWORKS.register("dcgan")(GanNetworks(_dcgan_generator, _dcgan_discriminator))
 GAN_NETWORKS.register("mlp")(GanNetworks(_mlp_generator, _mlp_discriminator, ("images", "points")))
+GAN_NETWORKS.register("resnet")(GanNetworks(_resnet_generator, _resnet_discriminator))

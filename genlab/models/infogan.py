@@ -97,12 +97,12 @@ class InfoGanDiscriminator(nn.Module):
             nn.Linear(2 * base_channels * side**2, dense_width, bias=not batch_norm),
             BatchNormAct1d(dense_width, **LEAK) if batch_norm else nn.LeakyReLU(LEAK["negative_slope"]),
         )
-        self.head = nn.Linear(dense_width, 1)
         self.recognition = nn.Sequential(
             nn.Linear(dense_width, recognition_width, bias=False),
             BatchNormAct1d(recognition_width, **LEAK),
             nn.Linear(recognition_width, statistics_width),
         )
+        self.head = nn.Linear(dense_width, 1)  # the last layer: its input is what penalties on codes look at
         normal_init(self, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:

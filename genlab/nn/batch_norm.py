@@ -90,7 +90,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return batch_norm_act(
             input, self.running_mean if keep else None, self.running_var if keep else None, weight, bias,
             use_batch, momentum, self.eps, activation=activation, negative_slope=self.negative_slope,
-            residual=residual, reflect_pad=self.reflect_pad, process_group=self._resolved_group(), impl=self.impl,
+            residual=residual, reflect_pad=self.reflect_pad,
+            process_group=self._resolved_group() if self.training else None, impl=self.impl,
         )  # fmt: skip
 
     def _resolved_group(self) -> dist.ProcessGroup | None:

@@ -6,22 +6,33 @@ from genlab.registry import Registry
 from genlab.trainers.autoencoder import AutoencoderTrainer
 from genlab.trainers.base import Trainer
 from genlab.trainers.callbacks import Callback
+from genlab.trainers.cgan import CganTrainer
 from genlab.trainers.cyclegan import CycleGanTrainer
 from genlab.trainers.data_spec import DataSpec
 from genlab.trainers.dcgan import DcganTrainer
 from genlab.trainers.encoder_classifier import EncoderClassifierTrainer
+from genlab.trainers.goodfellow_gan import GoodfellowGanTrainer
+from genlab.trainers.infogan import InfoGanTrainer
 from genlab.trainers.pix2pix import Pix2PixTrainer
+from genlab.trainers.progressive import ProgressiveTrainer
 from genlab.trainers.sgan import SganTrainer
 from genlab.trainers.training import TrainResult, train
 from genlab.trainers.vae import VaeTrainer
+from genlab.trainers.wgan import WganGpTrainer, WganTrainer
 
 ALGORITHMS: Registry[type[Trainer]] = Registry("algorithm")
 ALGORITHMS.register("autoencoder")(AutoencoderTrainer)
+ALGORITHMS.register("cgan")(CganTrainer)
 ALGORITHMS.register("cyclegan")(CycleGanTrainer)
 ALGORITHMS.register("dcgan")(DcganTrainer)
 ALGORITHMS.register("encoder_classifier")(EncoderClassifierTrainer)
+ALGORITHMS.register("gan")(GoodfellowGanTrainer)
+ALGORITHMS.register("infogan")(InfoGanTrainer)
 ALGORITHMS.register("pix2pix")(Pix2PixTrainer)
+ALGORITHMS.register("progressive")(ProgressiveTrainer)
 ALGORITHMS.register("sgan")(SganTrainer)
 ALGORITHMS.register("vae")(VaeTrainer)
+ALGORITHMS.register("wgan")(WganTrainer)
+ALGORITHMS.register("wgan_gp")(WganGpTrainer)
 
 __all__ = ["ALGORITHMS", "Callback", "DataSpec", "TrainResult", "Trainer", "train"]

@@ -13,18 +13,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.models.autoencoder import Autoencoder
 from genlab.optimizers import build_optimizer
+from genlab.trainers.autoencoder_config import AutoencoderConfig
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
-from genlab.trainers.stack import StackConfig, to_images, to_intensities
+from genlab.trainers.stack import to_images, to_intensities
 
 if TYPE_CHECKING:
     from genlab.metrics import Score
@@ -32,61 +31,6 @@ if TYPE_CHECKING:
 
 PICTURE_COLUMNS = 16
 LATENT_EXAMPLES = 1000  # codes in the scatter plot at the end of a training
-
-
-class AutoencoderModelConfig(StackConfig):
-    """The encoder's sizes and what its mirror image is like."""
-
-    tied: bool = Field(False, description="each decoding layer's weight is the transpose of its encoding layer's")
-    output: Literal["sigmoid", "linear"] = Field("sigmoid", description="of the pixels' intensities")
-
-
-class CorruptionConfig(Section):
-    """What is done to an image before it is encoded; both may act, the Gaussian noise first."""
-
-    gaussian: float = Field(0.0, ge=0, le=10, description="standard deviation, in units of the intensities' range")
-    masking: float = Field(0.0, ge=0, lt=1, description="share of the components set to 0, drawn anew each time")
-
-
-class PretrainingConfig(Section):
-    """Greedy layer-wise training before that of the whole."""
-
-    steps: int | list[int] = Field(0, description="steps of each layer: one number for all, or a list; 0: none")
-
-
-class AutoencoderConfig(RunConfig):
-    """`algorithm: autoencoder`. `train.steps` counts the pre-training too."""
-
-    model: AutoencoderModelConfig = Field(default_factory=AutoencoderModelConfig)
-    reconstruction: Literal["mse", "cross_entropy"] = Field("mse", description="the loss, summed over the pixels")
-    corruption: CorruptionConfig = Field(default_factory=CorruptionConfig)
-    pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig)
-    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999)))
-
-    @property
-    def layer_steps(self) -> list[int]:
-        """Steps of each layer's pre-training, from the image inwards."""
-        steps, depth = self.pretraining.steps, len(self.model.hidden) + 1
-        return [steps] * depth if isinstance(steps, int) else steps
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> AutoencoderConfig:
-        self.model.check_size(self.data.height_width)
-        if self.reconstruction == "cross_entropy" and self.model.output != "sigmoid":
-            raise ValueError(
-                f"model.output: expected sigmoid with reconstruction=cross_entropy, got {self.model.output}"
-            )
-        steps, depth = self.layer_steps, len(self.model.hidden) + 1
-        if len(steps) != depth or min(steps) < 0:
-            raise ValueError(
-                f"pretraining.steps: expected a number of at least 0 for each of the {depth} layers, got {steps}"
-            )
-        if sum(steps) >= self.train.steps:
-            raise ValueError(
-                f"train.steps: expected more than the {sum(steps)} steps of pre-training, which it counts too, "
-                f"got {self.train.steps}"
-            )
-        return self
 
 
 class AutoencoderTrainer(Trainer):
@@ -161,6 +105,8 @@ class AutoencoderTrainer(Trainer):
     def _draw_noise(self, count: int, shape: tuple[int, ...]) -> list[Tensor | None]:
         """Normal and uniform numbers for `_corrupt`; None for a corruption that is off."""
         corruption = self.config.corruption
+        if corruption.pretraining_only and self.layer_in_training is None:
+            return [None, None]
         return [
             self.noise.normal(count, *shape) if corruption.gaussian else None,
             self.noise.uniform(count, *shape) if corruption.masking else None,
@@ -194,7 +140,7 @@ class AutoencoderTrainer(Trainer):
 
     def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
         corruption = self.config.corruption
-        if not corruption.gaussian and not corruption.masking:
+        if corruption.pretraining_only or not (corruption.gaussian or corruption.masking):
             return None
         noise = [torch.randn(images.shape, generator=generator), torch.rand(images.shape, generator=generator)]
         wanted = [corruption.gaussian, corruption.masking]

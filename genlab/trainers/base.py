@@ -33,6 +33,7 @@ from genlab.trainers.diagnosis import (
     fixed_samples,
     gradient_norm,
     sample_values,
+    saturation_finding,
 )
 from genlab.trainers.update import Update
 
@@ -81,6 +82,7 @@ class Trainer:
         data_kinds: kinds of data set that the algorithm can learn from.
         draws_samples: whether `sample` makes new images from noise alone, so that FID and the like can be taken.
         own_score_names: names that `scores` may give.
+        trains_in_stages: whether some parameters learn only later than in the first step.
         thresholds: when `findings` calls a number ill.
         watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
         gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
@@ -90,6 +92,7 @@ class Trainer:
     data_kinds: ClassVar[tuple[str, ...]] = ("images",)
     draws_samples: ClassVar[bool] = True
     own_score_names: ClassVar[tuple[str, ...]] = ()
+    trains_in_stages: ClassVar[bool] = False
     thresholds: ClassVar[Thresholds] = Thresholds()
 
     def __init__(
@@ -278,8 +281,8 @@ class Trainer:
         Args:
             values: the log's row: averages of what `train_step` returned, "grad_norm_<optimiser>", vital signs.
         """
-        collapse = collapse_finding(values, self.thresholds)
-        return [] if collapse is None else [collapse]
+        judged = (collapse_finding(values, self.thresholds), saturation_finding(values, self.thresholds))
+        return [finding for finding in judged if finding is not None]
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON values) that a resumed run needs beside networks, optimisers, averages and generators."""

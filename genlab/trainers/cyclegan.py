@@ -9,28 +9,24 @@ halved.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from genlab.config import Section
 from genlab.ema import EmaConfig
-from genlab.models.cyclegan import ResnetGenerator, blocks_for, check_size
+from genlab.models.cyclegan import ResnetGenerator, blocks_for
 from genlab.models.patchgan import PatchDiscriminator
-from genlab.regularizers import DiscriminatorRegularizer, apply_spectral_norm
+from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
+from genlab.trainers.cyclegan_config import CycleGanConfig
+from genlab.trainers.diagnosis import Finding, discriminator_signs, saturation_finding
 from genlab.trainers.translation import (
     Direction,
     ImagePool,
-    PatchGanConfig,
-    TranslationConfig,
-    TranslationGanConfig,
     TranslationTrainer,
     grid_columns,
-    paper_losses,
 )
 
 if TYPE_CHECKING:
@@ -38,53 +34,6 @@ if TYPE_CHECKING:
     from genlab.trainers.evaluation import EvaluationData
 
 DISCRIMINATOR_WEIGHT = 0.5  # appendix 7.1: "we divide the objective by 2 while optimizing D"
-
-
-class CycleGanModelConfig(Section):
-    """Both generators."""
-
-    base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
-    blocks: int | None = Field(None, ge=0, le=64, description="residual blocks; default: 6, from 256 px on 9 (paper)")
-
-
-class CycleConfig(Section):
-    """What ties the two generators together."""
-
-    weight: float = Field(10.0, ge=0, description="lambda of the cycle loss")
-    identity: float = Field(
-        0.0, ge=0, description="share of lambda that weighs |G(y) - y|; 0.5 where colours must stay"
-    )
-    pool_size: int = Field(50, ge=0, le=10_000, description="past pictures of each domain that D is shown; 0: none")
-
-
-class CycleGanPatchConfig(PatchGanConfig):
-    """The discriminators; instance normalisation as in the paper."""
-
-    normalization: Literal["batch", "instance", "none"] = "instance"
-
-
-class CycleGanGameConfig(TranslationGanConfig):
-    """Least squares as in the paper."""
-
-    loss: str = Field("lsgan", description="non_saturating, minimax, lsgan, hinge or wasserstein")
-
-
-class CycleGanConfig(TranslationConfig):
-    """`algorithm: cyclegan`."""
-
-    model: CycleGanModelConfig = Field(default_factory=CycleGanModelConfig)
-    cycle: CycleConfig = Field(default_factory=CycleConfig)
-    discriminator: CycleGanPatchConfig = Field(default_factory=CycleGanPatchConfig)
-    gan: CycleGanGameConfig = Field(default_factory=CycleGanGameConfig)
-
-    @model_validator(mode="after")
-    def _size_of_the_networks(self) -> CycleGanConfig:
-        try:
-            check_size(*self.data.height_width)
-            self.discriminator.field(*self.data.height_width)
-        except ValueError as error:
-            raise ValueError(f"data.image_size: {error}") from None
-        return self
 
 
 class CycleGanTrainer(TranslationTrainer):
@@ -95,12 +44,11 @@ class CycleGanTrainer(TranslationTrainer):
     own_score_names: ClassVar[tuple[str, ...]] = (
         "cycle_l1_a", "cycle_l1_b", "frechet_ab", "frechet_ba", "kid_ab", "kid_ba",
     )  # fmt: skip
+    example_keys: ClassVar[tuple[tuple[str, str], ...]] = (("a", "b"), ("b", "a"))
     config: CycleGanConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.loss, self.loss_scale = paper_losses(self.config.gan.loss)
-        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
         self.pools = {domain: ImagePool(self.config.cycle.pool_size) for domain in "ab"}
 
     def build_networks(self) -> dict[str, nn.Module]:
@@ -177,8 +125,7 @@ class CycleGanTrainer(TranslationTrainer):
     def _update_discriminators(self, a: Tensor, b: Tensor, shown_a: Tensor, shown_b: Tensor) -> Metrics:
         """Descends the halved losses on real pictures and on those from the pools."""
         weight = DISCRIMINATOR_WEIGHT * self.loss_scale
-        draws = self.regularizer.draws_mixing
-        mixing = [self.noise.uniform(a.shape[0], 1, 1, 1) if draws else None for _ in "ab"]
+        mixing = [self.draw_mixing(real) for real in (a, b)]
         with self.update("discriminators") as update:
             for x, y, old_x, old_y, *shares in update.micro_batches(a, b, shown_a, shown_b, *mixing):
                 total = 0.0
@@ -190,9 +137,20 @@ class CycleGanTrainer(TranslationTrainer):
                     penalties = self.regularizer.penalties(network, real, fake, share, self.step)
                     total = total + sum(penalties.values(), loss)
                     logged = {"loss_d": loss, "real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+                    logged |= discriminator_signs(real_logits, fake_logits, self.loss.boundary)
                     update.record(**{f"{name}_{domain}": value for name, value in {**logged, **penalties}.items()})
                 update.backward(total)
         return update.metrics
+
+    def findings(self, values: dict[str, float]) -> list[Finding]:
+        """As for every GAN, with each of the discriminators watched by itself."""
+        found = super().findings(values)
+        for domain in "ab":
+            own = {name: values[f"{name}_{domain}"] for name in ("accuracy", "loss_d") if f"{name}_{domain}" in values}
+            saturated = saturation_finding(own, self.thresholds)
+            if saturated is not None:
+                return [*found, saturated]
+        return found
 
     def _logits(self, network: nn.Module, real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
         """Of real and generated pictures: in one batch, unless its statistics would tie them together."""

@@ -10,16 +10,19 @@ serious. What is found:
 
 - divergence (any trainer): a loss or gradient norm far above what it has been in this run;
 - collapse (trainers that draw samples): samples of fixed noise lie much closer together than real ones;
-- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone.
+- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone;
+- at evaluations, where the judge of a labelled set or the modes of a mixture are at hand: what the samples leave out.
 
 An algorithm adds its own by overriding `Trainer.findings` and `Trainer.vital_signs`.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ from torch import Tensor
 from genlab.seeding import generator, preserved_rng
 
 if TYPE_CHECKING:
+    from genlab.metrics import Score
     from genlab.trainers.base import Batch, Trainer
 
 DIVERSITY_SAMPLES = 64
@@ -39,7 +43,10 @@ class Thresholds:
     """When a number counts as ill. Each was set so that the healthy configurations of the lab stay silent.
 
     Attributes:
-        warmup_steps: no verdict before this step: an untrained generator makes alike pictures, and first losses jump.
+        warmup_steps: no verdict before this step: first losses jump.
+        varied: an untrained generator makes alike pictures; they count as a collapse only where they have once been as
+            varied as this share of the real samples, or
+        late_steps: from this step on in any case.
         patience: log intervals in a row that must show a finding.
         diversity: collapse below this share of the real samples' mean distance from one another.
         nearest: collapse below this share of the real samples' mean distance to their nearest neighbour: samples in a
@@ -50,9 +57,13 @@ class Thresholds:
         accuracy: saturation from this share of real and generated samples told apart, where also
         margin_loss: the discriminator's loss is below this (its least value is 0).
         vanished_gradient: saturation where the generator's gradient is shorter than this.
+        class_share: a class is missing below this share of the samples that it would have if all were alike.
+        mode_share: modes of a mixture of points are missing where fewer than this share of them is reached.
     """
 
     warmup_steps: int = 200
+    varied: float = 0.5
+    late_steps: int = 2000
     patience: int = 3
     diversity: float = 0.25
     nearest: float = 0.15
@@ -62,6 +73,8 @@ class Thresholds:
     accuracy: float = 0.995
     margin_loss: float = 0.01
     vanished_gradient: float = 1e-7
+    class_share: float = 0.1
+    mode_share: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -93,18 +106,20 @@ class Diagnosis:
         examples: n -> n samples of the training set, as a recorder gives them; None: nothing to compare samples with.
 
     Attributes:
-        state: JSON values that a resumed run goes on with: intervals in a row of each finding, and recent sizes.
+        state: JSON values that a resumed run goes on with: intervals in a row of each finding, recent sizes of losses
+            and gradients, and the largest diversity so far.
     """
 
     def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
         self.trainer = trainer
-        self.examples = examples
+        # Read and decoded once: they are the same samples every time.
+        self.examples = None if examples is None else functools.cache(examples)
         self.state: dict[str, Any] = {}
         self.restore({})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's `state`; {} begins anew."""
-        self.state = {"streaks": dict(state.get("streaks", {})), "sizes": dict(state.get("sizes", {}))}
+        self.state = {"streaks": {}, "sizes": {}, "varied": 0.0, **copy.deepcopy(state)}
 
     @property
     def thresholds(self) -> Thresholds:
@@ -124,6 +139,9 @@ class Diagnosis:
             step: of the interval's end.
             values: averages of the interval, gradient norms and vital signs.
         """
+        self.state["varied"] = max(self.state["varied"], values.get("diversity", 0.0))
+        if self.state["varied"] < self.thresholds.varied and step < self.thresholds.late_steps:
+            values = {name: value for name, value in values.items() if not name.startswith("diversity")}
         found = [self._divergence(values), *self.trainer.findings(values)]
         shown = {finding.what: finding for finding in found if finding is not None}
         if step < self.thresholds.warmup_steps:
@@ -200,6 +218,72 @@ def collapse_finding(values: dict[str, float], limits: Thresholds) -> Finding | 
         "collapse",
         f"the samples have collapsed: they lie at {' and '.join(shares)} from one another. What helps: go back to a "
         "checkpoint from before, a regulariser of the discriminator, a lower learning rate, or a Wasserstein loss",
+    )
+
+
+def score_findings(scores: Sequence[Score], class_names: Sequence[str] | None, limits: Thresholds) -> list[Finding]:
+    """What an evaluation shows: classes that the judge hardly finds among the samples, modes that no point reaches.
+
+    Args:
+        scores: of the evaluation; the histogram of classes is in the protocol of "class_kl".
+        class_names: of the data set; None: classes are called by their numbers.
+        limits: when something counts as missing.
+    """
+    found = []
+    for score in scores:
+        kind, protocol = score.name.split("[")[0], score.protocol
+        if kind == "class_kl" and "histogram" in protocol:
+            counts = protocol["histogram"]
+            least = limits.class_share * sum(counts) / len(counts)
+            missing = [number for number, count in enumerate(counts) if count < least]
+            names = [class_names[number] if class_names else str(number) for number in missing]
+            what = f"classes {', '.join(names)}" if missing else ""
+            seen = f"hardly any of {what} among {sum(counts)} samples, says {protocol.get('extractor', 'the judge')}"
+        elif kind == "modes" and "num_modes" in protocol:
+            missing = score.value < limits.mode_share * protocol["num_modes"]
+            seen = f"{score.value:.0f} of {protocol['num_modes']} modes are reached"
+        else:
+            continue
+        if missing:
+            remedy = "a regulariser of the discriminator, gan.regularizers.manifold_entropy, or a Wasserstein loss"
+            found.append(Finding("collapse", f"modes are missing: {seen}. What helps: {remedy}", serious=False))
+    return found
+
+
+@torch.no_grad()
+def discriminator_signs(real_logits: Tensor, fake_logits: Tensor, boundary: float | None) -> dict[str, Tensor]:
+    """How well a discriminator tells real from generated samples.
+
+    Args:
+        real_logits, fake_logits: of any shape.
+        boundary: of the loss, see `genlab.losses.AdversarialLoss`.
+
+    Returns:
+        "margin": difference of the mean logits; "accuracy": share called rightly, half of it of real samples, where
+        there is a boundary. 0-d tensors.
+    """
+    real, fake = real_logits.detach().float(), fake_logits.detach().float()
+    signs = {"margin": real.mean() - fake.mean()}
+    if boundary is not None:
+        signs["accuracy"] = ((real > boundary).float().mean() + (fake < boundary).float().mean()) / 2
+    return signs
+
+
+def saturation_finding(values: dict[str, float], limits: Thresholds) -> Finding | None:
+    """A discriminator that leaves the generator nothing to learn from, as `discriminator_signs` shows it, or None."""
+    certain = values.get("accuracy", 0.0) >= limits.accuracy and values.get("loss_d", 1.0) <= limits.margin_loss
+    vanished = values.get("grad_norm_generator", 1.0) < limits.vanished_gradient
+    if not (certain or vanished):
+        return None
+    if certain:
+        seen = f"it tells {values['accuracy']:.1%} of the samples apart at a loss of {values['loss_d']:.2g}"
+    else:
+        seen = f"the generator's gradient has a length of only {values['grad_norm_generator']:.1g}"
+    return Finding(
+        "saturation",
+        f"the discriminator has won: {seen}, so the generator learns next to nothing. What helps: a lower rate of "
+        "learning for the discriminator, gan.regularizers.r1 or gradient_penalty, more data, or data.flip",
+        serious=False,
     )
 
 

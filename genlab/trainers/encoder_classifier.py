@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from genlab.config import OptimizerConfig, RunConfig, Section
+from genlab.config import RunConfig, Section
 from genlab.errors import CheckpointError
 from genlab.models.autoencoder import CodeClassifier
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
 from genlab.trainers.pretrained import load_encoder, read_architecture
-from genlab.trainers.stack import StackConfig, Width, to_intensities
+from genlab.trainers.stack import AdamConfig, StackConfig, Width, to_intensities
 
 if TYPE_CHECKING:
     from genlab.data import BatchStream, ImageDataset
@@ -53,7 +53,14 @@ class ClassifierConfig(Section):
 
     labels: int | None = Field(None, ge=1, description="labelled images, as many of each class; null: all")
     label_seed: int = Field(0, ge=0, description="which images those are")
-    freeze: bool | int = Field(True, description="the encoder stays as it is; a number: for so many first steps")
+    freeze: bool | int = Field(False, description="the encoder stays as it is; a number: for so many first steps")
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _switch_or_steps(cls, value: Any) -> bool | int:
+        if not isinstance(value, int) or value < 0:
+            raise ValueError("expected true, false or a number of steps of at least 0")
+        return value
 
 
 class EncoderClassifierConfig(RunConfig):
@@ -61,14 +68,15 @@ class EncoderClassifierConfig(RunConfig):
 
     model: EncoderClassifierModelConfig = Field(default_factory=EncoderClassifierModelConfig)
     classifier: ClassifierConfig = Field(default_factory=ClassifierConfig)
-    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-3, betas=(0.9, 0.999)))
+    optimizer: AdamConfig = Field(default_factory=AdamConfig)
 
     @model_validator(mode="after")
     def _fits_together(self) -> EncoderClassifierConfig:
         self.model.check_size(self.data.height_width)
-        if self.model.encoder is None and self.classifier.freeze is True:
+        if self.model.encoder is None and self.classifier.freeze:
             raise ValueError(
-                "classifier.freeze: expected false without model.encoder, as random weights would stay random, got True"
+                "classifier.freeze: expected false without model.encoder, as random weights would stay random, "
+                f"got {self.classifier.freeze}"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ from genlab.models.mlp import MlpConfig
 from genlab.optimizers import build_optimizer
 from genlab.registry import nearest
 from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig, apply_spectral_norm
-from genlab.trainers.base import Metrics, Trainer
+from genlab.trainers.base import Batch, Metrics, Picture, Trainer
+from genlab.trainers.diagnosis import discriminator_signs, sample_values
 
 Condition = tuple[Tensor, ...]
+SCATTERED = 2000  # points of each kind in a picture
 UNIFORM_RANGES = {
     "uniform": (-1.0, 1.0),
     "uniform_unit_variance": (-math.sqrt(3), math.sqrt(3)),
@@ -92,6 +95,8 @@ class GanTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.loss = ADVERSARIAL_LOSSES.get(self.config.gan.loss)
         self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
+        if self.config.gan.regularizers.consistency is not None and self.data.kind == "points":
+            raise ConfigError("gan.regularizers.consistency: expected images, which it shifts and mirrors, got points")
 
     def build_networks(self) -> dict[str, nn.Module]:
         model, shape = self.config.model, self.data.shape
@@ -151,24 +156,29 @@ class GanTrainer(Trainer):
             update_number: discriminator updates before this one; lazy penalties go by it.
             condition: of the real and the generated samples alike.
         """
-        network = self.networks["discriminator"]
+        network, regularizer, seen = self.networks["discriminator"], self.regularizer, []
         mixing = self.draw_mixing(real)
         with self.update("discriminator") as update:
             for x, fake, share, *given in update.micro_batches(real, torch.cat(fakes).detach(), mixing, *condition):
-                with self.autocast():
+                with self.autocast(), regularizer.watch(network) as codes:
                     real_logits, fake_logits = network(x, *given), network(fake, *given)
                 loss_d = self.loss.discriminator_loss(real_logits, fake_logits)
                 judge = partial(_with_condition, network, tuple(given))
-                penalties = self.regularizer.penalties(judge, x, fake, share, update_number)
+                penalties = regularizer.penalties(
+                    judge, x, fake, share, update_number, real_logits=real_logits, codes=codes
+                )
                 update.backward(sum(penalties.values(), loss_d))
                 update.record(loss_d=loss_d, real_logit=real_logits.mean(), fake_logit=fake_logits.mean(), **penalties)
+                update.record(**discriminator_signs(real_logits, fake_logits, self.loss.boundary))
+                seen += codes[:1]
+        regularizer.remember("real", seen, self.distributed)
         return update.metrics
 
     def draw_mixing(self, real: Tensor) -> Tensor | None:
-        """A uniform number for each sample of a gradient penalty on interpolates; None where there is no penalty."""
+        """Uniform numbers for each sample that penalties are taken with; None where none needs them."""
         if not self.regularizer.draws_mixing:
             return None
-        return self.noise.uniform(real.shape[0], *(1 for _ in real.shape[1:]))
+        return self.noise.uniform(real.shape[0], self.regularizer.numbers_per_sample, *(1 for _ in real.shape[2:]))
 
     def update_generator(self, z: Tensor, fakes: list[Tensor], condition: Condition = ()) -> Metrics:
         """Descends the generator's loss through the frozen discriminator.
@@ -178,17 +188,27 @@ class GanTrainer(Trainer):
             fakes: G(z) of each micro-batch; made again where they carry no graph.
             condition: of the generated samples.
         """
+        network, regularizer, seen = self.networks["discriminator"], self.regularizer, []
         with self.update("generator") as update:
             for fake, part, *given in zip(
                 fakes, *(value.chunk(self.micro_batch_count) for value in (z, *condition)), strict=True
             ):
-                with self.autocast():
+                with self.autocast(), regularizer.watch(network) as codes:
                     fake = fake if fake.requires_grad else self.networks["generator"](part, *given)
-                    fake_logits = self.networks["discriminator"](fake, *given)
+                    fake_logits = network(fake, *given)
                 loss_g = self.loss.generator_loss(fake_logits)
-                update.backward(loss_g)
-                update.record(loss_g=loss_g)
+                penalties = regularizer.generator_penalties(codes)
+                update.backward(sum(penalties.values(), loss_g))
+                update.record(loss_g=loss_g, **penalties)
+                seen += codes
+        regularizer.remember("generated", seen, self.distributed)
         return update.metrics
+
+    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self.regularizer.state(), {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.regularizer.load_state(tensors, self.device)
 
     # Sampling.
 
@@ -204,6 +224,14 @@ class GanTrainer(Trainer):
         given = () if labels is None else (labels.to(self.device),)
         with self.inference():
             return self.inference_network("generator")(latents.to(self.device), *given).float()
+
+    def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
+        """A grid of images; of points, real and generated ones in one picture."""
+        if self.data.kind != "points":
+            return super().preview(count, generator, examples)
+        from genlab.scatter import scatter_picture
+
+        return [Picture(scatter_picture(sample_values(examples(SCATTERED)), self.sample(SCATTERED, generator)))]
 
 
 def _with_condition(network: nn.Module, condition: Condition, inputs: Tensor) -> Tensor:

@@ -21,14 +21,14 @@ from genlab.config import Section
 from genlab.ema import EmaConfig
 from genlab.models.patchgan import PatchDiscriminator
 from genlab.models.unet import UnetGenerator, check_size
-from genlab.regularizers import DiscriminatorRegularizer, apply_spectral_norm
+from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
+from genlab.trainers.diagnosis import discriminator_signs
 from genlab.trainers.translation import (
     Direction,
     TranslationConfig,
     TranslationTrainer,
     grid_columns,
-    paper_losses,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ class Pix2PixConfig(TranslationConfig):
             self.discriminator.field(*self.data.height_width)
         except ValueError as error:
             raise ValueError(f"data.image_size: {error}") from None
+        if self.objective.conditional and self.gan.regularizers.consistency is not None:
+            raise ValueError(
+                "gan.regularizers.consistency: expected none with objective.conditional, as it would move the output "
+                "against the input; leave one of them out"
+            )
         return self
 
 
@@ -80,12 +85,8 @@ class Pix2PixTrainer(TranslationTrainer):
     config_class = Pix2PixConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("paired",)
     own_score_names: ClassVar[tuple[str, ...]] = ("l1", "l1_identity", "l1_nearest")
+    example_keys: ClassVar[tuple[tuple[str, str], ...]] = (("input", "target"),)
     config: Pix2PixConfig
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.loss, self.loss_scale = paper_losses(self.config.gan.loss)
-        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
 
     def build_networks(self) -> dict[str, nn.Module]:
         model, patches, (channels, size, _) = self.config.model, self.config.discriminator, self.data.shape
@@ -127,7 +128,7 @@ class Pix2PixTrainer(TranslationTrainer):
 
     def _update_discriminator(self, x: Tensor, y: Tensor, fakes: list[Tensor]) -> Metrics:
         """Descends the halved loss on (x, y) and (x, G(x, z)); no gradient reaches the generator."""
-        mixing = self.noise.uniform(x.shape[0], 1, 1, 1) if self.regularizer.draws_mixing else None
+        mixing = self.draw_mixing(x)
         weight = self.config.objective.discriminator_weight * self.loss_scale
         with self.update("discriminator") as update:
             for given, real, fake, share in update.micro_batches(x, y, torch.cat(fakes).detach(), mixing):
@@ -138,6 +139,7 @@ class Pix2PixTrainer(TranslationTrainer):
                 penalties = self.regularizer.penalties(judge, real, fake, share, self.step)
                 update.backward(sum(penalties.values(), loss_d))
                 update.record(loss_d=loss_d, real_logit=real_logits.mean(), fake_logit=fake_logits.mean(), **penalties)
+                update.record(**discriminator_signs(real_logits, fake_logits, self.loss.boundary))
         return update.metrics
 
     def _update_generator(self, x: Tensor, y: Tensor, z: list[Tensor], fakes: list[Tensor]) -> Metrics:

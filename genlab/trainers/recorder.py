@@ -13,6 +13,7 @@ from genlab.runs import RunDirectory, reporting_write_errors
 from genlab.seeding import generator, preserved_rng
 from genlab.trainers.base import Batch, Trainer
 from genlab.trainers.callbacks import Callback
+from genlab.trainers.diagnosis import score_findings
 from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ class Recorder:
         if self._train.tensorboard:
             self.run.add_scalars(step, {score.name: score.value for score in scores})
         self.tell("on_scores", step, scores)
+        for finding in score_findings(scores, self.trainer.data.class_names, self.trainer.thresholds):
+            self.log(finding.event(step))
 
     def _is_better(self, score: Any) -> bool:
         best = self.progress.best

@@ -1,4 +1,4 @@
-"""What the algorithms on autoencoders share: the section that describes an encoder, and intensities."""
+"""What the algorithms on autoencoders share: the section that describes an encoder, the optimiser, and intensities."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from genlab.config import Section
+from genlab.config import OptimizerConfig, Section
 from genlab.models.autoencoder import Encoder, most_halvings
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"]
 Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class AdamConfig(OptimizerConfig):
+    """One optimiser. Defaults are Adam's own (Kingma and Ba 2015)."""
+
+    lr: float = Field(1e-3, gt=0, description="learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates, each in [0, 1)")
 
 
 class StackConfig(Section):

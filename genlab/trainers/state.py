@@ -56,7 +56,6 @@ def restore_state(trainer: Trainer, tensors: dict[str, Tensor], plain: dict[str,
         restore_optimizer_state(optimizer, _take(tensors, f"optimizers/{name}"), plain["optimizers"][name])
         trainer.scalers[name].load_state_dict(plain["scalers"][name])
     trainer.noise.generator.set_state(tensors["rng/noise"])
-    trainer.load_extra_state(_take(tensors, "extra"), plain.get("extra", {}))
     rank = trainer.distributed.rank
     if rank < len(plain["rng"]):
         restore_rng(_take(tensors, f"rng/{rank}"), plain["rng"][rank], trainer.device)
@@ -65,13 +64,14 @@ def restore_state(trainer: Trainer, tensors: dict[str, Tensor], plain: dict[str,
 
 
 def restore_networks(trainer: Trainer, tensors: dict[str, Tensor], plain: dict[str, Any], source: str) -> None:
-    """The part of `restore_state` that sampling needs: weights, averages and the step."""
+    """The part of `restore_state` that sampling needs: weights, averages, the step and what the algorithm adds."""
     for name, network in trainer.networks.items():
         _load(network, _take(tensors, f"networks/{name}"), f"checkpoint {source}: network {name!r}")
     for name, ema in trainer.ema.items():
         _load(ema.module, _take(tensors, f"ema/{name}"), f"checkpoint {source}: average of network {name!r}")
         ema.load_state_dict(plain["ema"][name])
     trainer.step = int(plain["step"])
+    trainer.load_extra_state(_take(tensors, "extra"), plain.get("extra", {}))
 
 
 def _put(tensors: dict[str, Tensor], prefix: str, values: dict[str, Tensor]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genlab.config import OptimizerConfig, RunConfig, Section
@@ -15,11 +16,15 @@ from genlab.errors import ConfigError, UserError
 from genlab.losses import ADVERSARIAL_LOSSES, AdversarialLoss
 from genlab.models.patchgan import check_field, full_field
 from genlab.optimizers import build_optimizer
-from genlab.trainers.base import Trainer
+from genlab.regularizers import DiscriminatorRegularizer
+from genlab.seeding import generator as seeded
+from genlab.trainers.base import Batch, Metrics, Trainer
+from genlab.trainers.diagnosis import Thresholds, diversity_signs
 from genlab.trainers.gan import GanConfig
 
 ReceptiveField = Literal[1, 16, 34, 70, 142, 286, 574, "full"]
 Direction = Literal["a_to_b", "b_to_a"]
+WATCHED_EXAMPLES = 8  # pictures translated at each log interval, to see whether they differ
 
 
 class TranslationGanConfig(GanConfig):
@@ -27,6 +32,14 @@ class TranslationGanConfig(GanConfig):
 
     discriminator_steps: Literal[1] = 1
     ema: EmaConfig | None = Field(None, description="average of the generator; null: none")
+
+    @model_validator(mode="after")
+    def _offered_regularizers(self) -> TranslationGanConfig:
+        if self.regularizers.manifold_entropy is not None:
+            raise ValueError(
+                "regularizers.manifold_entropy: expected none, as it needs codes of whole images; leave it out"
+            )
+        return self
 
 
 class PatchGanConfig(Section):
@@ -59,10 +72,19 @@ class TranslationTrainer(Trainer):
 
     Attributes:
         directions: what `translate` can be asked for; the first is the default.
+        example_keys: (source, target) in a batch, for each of `directions`.
     """
 
     draws_samples: ClassVar[bool] = False
+    example_keys: ClassVar[tuple[tuple[str, str], ...]]
+    # In batches of one the first hundreds of steps paint one blur for all inputs, which is no collapse.
+    thresholds: ClassVar[Thresholds] = Thresholds(warmup_steps=2000)
     config: TranslationConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss, self.loss_scale = paper_losses(self.config.gan.loss)
+        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -100,6 +122,26 @@ class TranslationTrainer(Trainer):
                 f"direction: expected {' or '.join(self.directions)}, which the model was trained for, got {direction}"
             )
         return direction
+
+    def draw_mixing(self, real: Tensor) -> Tensor | None:
+        """Uniform numbers for each picture that penalties are taken with; None where none needs them."""
+        if not self.regularizer.draws_mixing:
+            return None
+        return self.noise.uniform(real.shape[0], self.regularizer.numbers_per_sample, 1, 1)
+
+    def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
+        """How varied the translations of some training pictures are beside pictures of the domain they go to."""
+        batch, draws = examples(WATCHED_EXAMPLES), seeded(self.config.seed, "diagnosis")
+        before, self.use_ema = self.use_ema, False
+        try:
+            signs = [
+                diversity_signs(self.translate(batch[source], draws, way), batch[target])
+                for way, (source, target) in zip(self.directions, self.example_keys, strict=False)
+                if len(batch[source]) > 1
+            ]
+        finally:
+            self.use_ema = before
+        return {name: torch.stack([sign[name] for sign in signs]).min() for name in signs[0]} if signs else {}
 
     def field(self) -> int:
         """The discriminator's receptive field in pixels."""

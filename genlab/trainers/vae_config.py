@@ -90,7 +90,7 @@ class VaeEvaluateConfig(EvaluateConfig):
 
     importance_samples: int = Field(100, ge=1, le=100_000, description="k of the importance-sampled nll")
     likelihood_images: int | None = Field(
-        1000, ge=2, description="pictures that nll is taken of; null: the whole split"
+        1000, ge=2, description="pictures that nll is taken of, evenly spaced; null: all of the split"
     )
     likelihood_split: str = Field("test", description="part of the data set that nll is taken of")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genlab.data import iterate
+from genlab.data import evenly_spaced
 from genlab.errors import MetricError
 from genlab.likelihood import ACTIVE_VARIANCE, COLLAPSED_KL, Likelihood, concatenate, estimate
 
@@ -37,7 +37,7 @@ def measure_likelihood(
         trainer: of a run or rebuilt from a checkpoint.
         dataset: as it lies on the disk; binarised here as `vae.binarisation` says.
         draws: k of the nll.
-        images: the first so many; None takes all.
+        images: so many, evenly spaced, because the halves of a split may differ (MNIST's do); None takes all.
         bound_draws: a divisor of `draws`, k of a looser bound that is estimated beside.
         seed: of the draws.
         progress: called with (what, images done, images in all).
@@ -50,10 +50,11 @@ def measure_likelihood(
     if total < 2:
         raise MetricError(f"nll: expected at least 2 images in split {dataset.split!r}, got {total}")
     generator = torch.Generator().manual_seed(seed)
-    batch_size, parts, done = max(1, rows // draws), [], 0
+    seen, picked = trainer.binarised(dataset), evenly_spaced(len(dataset), total)
+    batch_size, parts = max(1, rows // draws), []
     with trainer.inference():
-        for batch in iterate(trainer.binarised(dataset), batch_size, limit=total):
-            batch = trainer.to_device(batch)
+        for start in range(0, total, batch_size):
+            batch = trainer.to_device(seen.fetch(picked[start : start + batch_size]))
             x = trainer.pixels(batch["image"])
             labels = batch["label"] if trainer.label_count else None
             mean, log_variance = trainer.inference_network("encoder")(x, labels)
@@ -68,9 +69,8 @@ def measure_likelihood(
                     generator=generator,
                 )
             )
-            done += len(x)
             if progress is not None:
-                progress("likelihood", done, total)
+                progress("likelihood", start + len(x), total)
     return concatenate(parts)
 
 

@@ -34,7 +34,7 @@ def test_without_names_the_metrics_are_those_that_the_set_can_give(data, metrics
     ("data", "settings", "parts"),
     [
         (DOMAINS, {"metrics": ["is"]}, ["evaluate.metrics: is: expected", "leave 'is' out"]),
-        (DIGITS, {"metrics": ["modes"]}, ["modes: expected", "points"]),
+        (DOMAINS, {"metrics": ["modes"]}, ["modes: expected", "points"]),
         (RING, {"metrics": ["is"]}, ["is: expected"]),
         (RING, {"extractor": "classifier"}, ["'classifier'", "points"]),
         (DOMAINS, {"extractor": "classifier"}, ["'classifier'", "without"]),

@@ -95,12 +95,21 @@ def test_spectral_normalisation_reaches_the_class_vectors():
 
 def test_labels_stand_in_the_feature_maps_that_the_paper_of_the_network_says():
     generator = ConditionalDcganGenerator(28, 1, 4, 6, 4)
-    assert generator.body.layers[0].in_channels == 6 + 4
+    assert [(b[0].in_channels, b[0].out_channels) for b in (generator.noise, generator.label)] == [(6, 4), (4, 4)]
+    assert generator.body.layers[0].in_channels == 8
     conditional = ConditionalDcganGenerator(28, 1, 4, 6, 4, conditioning="batch_norm")
     assert conditional.body.layers[0].in_channels == 6
     layers = [m for m in conditional.modules() if isinstance(m, ConditionalBatchNormAct2d)]
     assert [(m.num_features, m.num_classes, m.activation) for m in layers] == [(8, 4, "relu"), (4, 4, "relu")]
     assert ConditionalDcganDiscriminator(28, 1, 4, 4).body.layers[0].in_channels == 1 + 4
+
+
+def test_label_and_noise_have_equal_weight_in_the_first_map():
+    """One number of size 1 beside a hundred would not be heard; each gets normalised maps of its own."""
+    generator = ConditionalDcganGenerator(28, 1, 10, 100, 8)
+    z, y = torch.randn(200, 100, 1, 1), torch.eye(10)[torch.arange(200) % 10][:, :, None, None]
+    sizes = [float(branch(x).detach().square().mean()) for branch, x in ((generator.noise, z), (generator.label, y))]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.3)
 
 
 def test_an_unknown_conditioning_is_refused():

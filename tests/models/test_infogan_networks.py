@@ -20,7 +20,7 @@ def test_the_layers_are_those_of_appendix_c1():
     generator, discriminator = InfoGanGenerator(28, 1), InfoGanDiscriminator(28, 1, 10 + 4)
     assert layers_with_weights(generator) == [(1024, 74), (6272, 1024), (128, 64, 4, 4), (64, 1, 4, 4)]
     assert layers_with_weights(discriminator) == [
-        (64, 1, 4, 4), (128, 64, 4, 4), (1024, 6272), (1, 1024), (128, 1024), (14, 128),
+        (64, 1, 4, 4), (128, 64, 4, 4), (1024, 6272), (128, 1024), (14, 128), (1, 1024),
     ]  # fmt: skip
     norms = [m for m in discriminator.modules() if isinstance(m, (BatchNormAct1d, BatchNormAct2d))]
     assert [m.num_features for m in norms] == [128, 1024, 128]

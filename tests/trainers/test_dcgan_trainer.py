@@ -176,8 +176,8 @@ def test_mixed_precision_keeps_weights_losses_and_penalties_in_float32(precision
     seen = []
     original = trainer.regularizer.penalties
 
-    def spy(*arguments):
-        terms = original(*arguments)
+    def spy(*arguments, **keywords):
+        terms = original(*arguments, **keywords)
         seen.extend(term.dtype for term in terms.values())
         return terms
 

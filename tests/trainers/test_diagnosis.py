@@ -13,11 +13,21 @@ from training_jobs import tiny_config
 from genlab import data
 from genlab.checkpoint import load_checkpoint
 from genlab.errors import ConfigError, RunError
+from genlab.losses import ADVERSARIAL_LOSSES
+from genlab.metrics import Score
 from genlab.trainers import DataSpec, train
 from genlab.trainers.dcgan import DcganTrainer
-from genlab.trainers.diagnosis import Diagnosis, Finding, Thresholds, diversity_signs, gradient_norm
+from genlab.trainers.diagnosis import (
+    Diagnosis,
+    Finding,
+    Thresholds,
+    discriminator_signs,
+    diversity_signs,
+    gradient_norm,
+    score_findings,
+)
 
-EAGER = Thresholds(warmup_steps=0)
+EAGER = Thresholds(warmup_steps=0, late_steps=0)
 # Rows of the log at every step, a checkpoint at every second one.
 ROWS = ["train.log_every=1", "train.checkpoint_every=2", "train.keep_last=20", "train.steps=12"]
 HEALTHY = {"loss_d": 1.2, "loss_g": 0.9, "grad_norm_generator": 0.3, "diversity": 0.9, "diversity_nearest": 0.8}
@@ -57,9 +67,18 @@ def test_nothing_is_told_before_the_warm_up_ends(trainer, monkeypatch):
     assert [kinds(diagnosis.judge(step, ill)) for step in (10, 11, 12)] == [[], [], ["collapse"]]
 
 
+def test_a_generator_that_has_not_come_to_life_yet_has_not_collapsed(trainer, monkeypatch):
+    monkeypatch.setattr(DcganTrainer, "thresholds", replace(EAGER, late_steps=20))
+    unborn, ill = {**HEALTHY, "diversity": 0.2}, {**HEALTHY, "diversity": 0.2}
+    late = told(Diagnosis(trainer), [unborn] * 24)
+    assert [number for number, what in enumerate(late, start=1) if what] == [22], "late it is one in any case"
+    fallen = told(Diagnosis(trainer), [unborn] * 5 + [HEALTHY] + [ill] * 4)
+    assert [number for number, what in enumerate(fallen, start=1) if what] == [9]
+
+
 @pytest.mark.parametrize("name", ["loss_d", "loss_g", "grad_norm_generator"])
 def test_a_loss_or_gradient_far_above_its_usual_size_is_a_divergence(trainer, name):
-    rows = [HEALTHY] * 6 + [{**HEALTHY, name: -250.0}] * 3
+    rows = [HEALTHY] * 6 + [{**HEALTHY, name: 250.0}] * 3
     found = told(Diagnosis(trainer), rows)
     assert found == [[]] * 8 + [["divergence"]]
 
@@ -104,6 +123,72 @@ def test_the_norm_of_a_gradient_is_that_of_all_its_numbers():
     parameters[0].grad, parameters[1].grad = torch.full((3, 2), 2.0), torch.full((4,), -1.0)
     assert gradient_norm(parameters).item() == pytest.approx((6 * 4 + 4) ** 0.5)
     assert gradient_norm([torch.zeros(2)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "right", "wrong"), [("hinge", 0.1, -0.1), ("lsgan", 0.6, 0.4), ("minimax", 2.0, -3.0)]
+)
+def test_accuracy_counts_both_kinds_of_samples_at_the_boundary_of_the_loss(loss, right, wrong):
+    boundary = ADVERSARIAL_LOSSES.get(loss).boundary
+    real, fake = torch.tensor([right, right, right, wrong]), torch.tensor([right, wrong])
+    signs = discriminator_signs(real, fake, boundary)
+    assert signs["accuracy"].item() == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert signs["margin"].item() == pytest.approx((real.mean() - fake.mean()).item())
+
+
+def test_a_critic_has_a_margin_and_no_accuracy():
+    signs = discriminator_signs(torch.ones(3), torch.zeros(3), ADVERSARIAL_LOSSES.get("wasserstein").boundary)
+    assert set(signs) == {"margin"}
+
+
+def test_a_certain_discriminator_and_a_vanished_gradient_are_a_saturation(trainer):
+    certain = {**HEALTHY, "accuracy": 0.999, "loss_d": 0.002}
+    assert told(Diagnosis(trainer), [certain] * 3)[-1] == ["saturation"]
+    assert told(Diagnosis(trainer), [{**HEALTHY, "grad_norm_generator": 1e-9}] * 3)[-1] == ["saturation"]
+    good = {**HEALTHY, "accuracy": 0.99, "loss_d": 0.15}
+    assert told(Diagnosis(trainer), [good] * 5) == [[]] * 5
+
+
+def test_a_discriminator_that_wins_in_training_is_told(tmp_path, monkeypatch):
+    """A generator that stands still against a quick discriminator."""
+    monkeypatch.setattr(DcganTrainer, "thresholds", replace(EAGER, diversity=0.0, nearest=0.0, growth=1e9))
+    speeds = ["generator_optimizer.lr=1e-12", "discriminator_optimizer.lr=0.01", "model.base_channels=8"]
+    config = tiny_config(*ROWS, *speeds, "train.steps=60", "data.batch_size=16")
+    train(config, tmp_path / "run", evaluator=None)
+    (event,) = diagnoses(tmp_path / "run")
+    assert event["what"] == "saturation"
+    assert "the discriminator has won: it tells 100.0% of the samples apart" in event["text"]
+
+
+def test_classes_that_the_judge_hardly_finds_are_named():
+    def scored(histogram: list[int]) -> list[Score]:
+        return [
+            Score("fid", 3.0),
+            Score("class_kl[digits_cnn]", 0.2, None, {"histogram": histogram, "extractor": "cnn"}),
+        ]
+
+    (finding,) = score_findings(scored([100, 3, 100, 0]), ("ox", "cat", "dog", "hen"), EAGER)
+    assert (finding.what, finding.serious) == ("collapse", False)
+    assert "hardly any of classes cat, hen among 203 samples, says cnn" in finding.text
+    assert score_findings(scored([100, 30, 100, 20]), None, EAGER) == []
+
+
+def test_modes_that_no_point_reaches_are_counted():
+    def scored(covered: float) -> list[Score]:
+        return [Score("modes", covered, None, {"num_modes": 25})]
+
+    (finding,) = score_findings(scored(7.0), None, EAGER)
+    assert "7 of 25 modes are reached" in finding.text
+    assert score_findings(scored(22.0), None, EAGER) == []
+
+
+def test_an_evaluation_tells_what_the_samples_leave_out(tmp_path):
+    def evaluator(trainer, step):
+        return [Score("class_kl[judge]", 2.0, None, {"histogram": [0, 0, 0, 0, 0, 0, 0, 50, 50, 50]})]
+
+    train(tiny_config("train.steps=2"), tmp_path / "run", evaluator=evaluator)
+    (event,) = diagnoses(tmp_path / "run")
+    assert "hardly any of classes 0, 1, 2, 3, 4, 5, 6 among 150 samples" in event["text"]
 
 
 def log_of(run: Path) -> list[dict]:

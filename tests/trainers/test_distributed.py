@@ -35,8 +35,9 @@ def curves(run_dir: Path) -> dict[str, list[float]]:
         [],
         ["gan.loss=wasserstein", "gan.regularizers.gradient_penalty.weight=10"],
         ["gan.regularizers.r1.weight=1", "gan.regularizers.spectral_norm=true", "gan.loss=hinge"],
+        ["gan.regularizers={drift: {}, consistency: {}, manifold_entropy: {buffer: 40}}"],
     ],
-    ids=["default", "gradient-penalty", "r1-spectral"],
+    ids=["default", "gradient-penalty", "r1-spectral", "drift-consistency-entropy"],
 )
 def test_two_processes_give_the_loss_curve_of_one(tmp_path, overrides):
     assert finish(run_training, [*COMMON, *overrides], str(tmp_path / "one")) == 0

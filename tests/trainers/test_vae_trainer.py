@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from training_jobs import assert_same_checkpoint, finish, run_ranks
 
-from genlab import data
+from genlab import _extension, data, ops
 from genlab.config import load_config
 from genlab.errors import ConfigError, UserError
 from genlab.likelihood import gaussian_kl
@@ -202,7 +202,7 @@ def linear_trainer() -> tuple[VaeTrainer, data.ImageDataset, torch.Tensor]:
         encoder.moments.weight.copy_(torch.cat([(weight / noise / precision).t(), torch.zeros(3, 64)]))
         encoder.moments.bias.copy_(torch.cat([-(weight / noise / precision).t() @ bias, -precision.log()]))
     dataset = data.build(trainer.config.data, "test")
-    x = dataset.fetch(torch.arange(50).numpy())["image"].flatten(1)
+    x = dataset.fetch(data.evenly_spaced(len(dataset), 50))["image"].flatten(1)
     marginal = torch.distributions.MultivariateNormal(bias, weight @ weight.t() + noise * torch.eye(64))
     return trainer, dataset, marginal.log_prob(x).double()
 
@@ -214,9 +214,9 @@ def test_nll_and_elbo_of_a_linear_gaussian_vae_are_the_analytic_likelihood():
     torch.testing.assert_close(found.elbo, exact, rtol=0.02, atol=1.0)  # its reconstruction is an average of 20 draws
     with torch.no_grad():
         trainer.networks["encoder"].moments.bias[3:] += 1.0  # a posterior that is too wide costs the ELBO, not the nll
-    wide = measure_likelihood(trainer, dataset, draws=20_000, images=10)
-    assert (wide.elbo < exact[:10] - 0.5).all()
-    torch.testing.assert_close(wide.bounds[20_000], exact[:10], rtol=0, atol=0.15)
+    wide = measure_likelihood(trainer, dataset, draws=5000, images=50)
+    assert (wide.elbo < exact - 0.5).all()
+    torch.testing.assert_close(wide.bounds[5000], exact, rtol=0, atol=0.25)
 
 
 def test_scores_name_everything_that_they_depend_on():
@@ -258,7 +258,8 @@ def test_a_short_training_beats_what_pixels_alone_could_tell(tmp_path):
     parts = [trainer.binarised(data.build(config.data, split)) for split in ("train", "test")]
     fit, seen = (part.fetch(torch.arange(len(part)).numpy())["image"].flatten(1) > 0 for part in parts)
     share = (fit.float().mean(0) * len(fit) + 1) / (len(fit) + 2)
-    floor = -(seen[:100] * share.log() + ~seen[:100] * (1 - share).log()).sum(1).mean()
+    seen = seen[data.evenly_spaced(len(seen), 100)]  # as the score picks them
+    floor = -(seen * share.log() + ~seen * (1 - share).log()).sum(1).mean()
     assert scores["nll"] < float(floor) - 2
     assert scores["nll"] < -scores["elbo"]
     assert scores["active_units"] == 4
@@ -356,3 +357,39 @@ def test_a_conditional_model_of_unlabelled_data_is_refused():
 def test_learning_rates_default_to_adams_own_also_where_one_is_given():
     optimizer = load_config("vae_tiny", ["optimizer.lr=0.01"]).optimizer
     assert (optimizer.lr, optimizer.betas, optimizer.eps) == (0.01, (0.9, 0.999), 1e-8)
+
+
+# Collapse.
+
+
+def test_a_posterior_that_says_nothing_is_told_in_plain_words_after_the_warm_up(tmp_path):
+    """beta = 1000 makes any information too dear: the decoder learns to do without z."""
+    overrides = ["vae.beta=1000", "train.steps=260", "train.log_every=10", "train.tensorboard=false"]
+    config = load_config("vae_tiny", [*overrides, "train.sample_every=999", "train.checkpoint_every=999"])
+    train(config, tmp_path / "run", evaluator=None)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = [row for row in rows if row.get("event") == "diagnosis" and row["what"] == "posterior"]
+    assert len(told) == 1
+    assert "none of 4 latents carries more than 0.01 nats, so the decoder ignores z" in told[0]["text"]
+
+
+def test_no_collapse_is_told_while_the_kl_is_still_warming_up_or_a_latent_is_in_use():
+    trainer = build("vae.kl_warmup_steps=100")
+    silent, busy = {"active_latents": 0.0}, {"active_latents": 1.0}
+    trainer.step = 99
+    assert trainer.findings(silent) == []
+    trainer.step = 100
+    assert [finding.what for finding in trainer.findings(silent)] == ["posterior"]
+    assert trainer.findings(busy) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_convolutions_give_the_same_curve_natively_and_in_torch(precision):
+    if not _extension.status().available:
+        pytest.skip("the compiled extension is not here")
+    curves = []
+    for impl in ("native", "torch"):
+        with ops.default_impl(impl):
+            trainer = build("model.network=conv", "model.base_channels=8", f"train.precision={precision}")
+            curves.append([metrics_of(trainer, batch())["loss"] for _ in range(4)])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4 if precision == "fp32" else 2e-2)
