@@ -99,7 +99,7 @@ for dtype in bf16 fp32; do
 done
 for precision in bf16-mixed fp32; do
   stage "bench_step_$precision" 45 "$PYTHON" -m genlab bench step --device cuda --precision "$precision" --batch 128 \
-    --rounds 6 --steps 10 --json "$out/step_$precision.json"
+    --no-compile --rounds 6 --steps 10 --json "$out/step_$precision.json"
 done
 stage training 60 "$PYTHON" -m genlab train dcgan_digits train.steps=300 --device cuda --run-dir "$scratch/run"
 for file in log.jsonl config.yaml report.html; do

@@ -21,18 +21,18 @@ TORCH_LIBRARY(genlab, m) {
       "-> (Tensor, Tensor)");
   m.def(
       "norm_act(Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
-      "str? activation, float negative_slope, bool statistics_of_input) -> Tensor");
+      "str? activation, float negative_slope, bool statistics_of_input, int reflect_pad=0) -> Tensor");
   m.def(
       "norm_act_backward(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
-      "Tensor? residual, float eps, str? activation, float negative_slope, bool statistics_of_input, bool[4] wanted) -> "
-      "(Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? residual, float eps, str? activation, float negative_slope, bool statistics_of_input, bool[4] wanted, "
+      "int reflect_pad=0) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "norm_act_backward_sums(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
-      "Tensor? residual, float eps, str? activation, float negative_slope) -> (Tensor, Tensor)");
+      "Tensor? residual, float eps, str? activation, float negative_slope, int reflect_pad=0) -> (Tensor, Tensor)");
   m.def(
       "norm_act_backward_input(Tensor grad_output, Tensor input, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
       "Tensor? residual, Tensor sum_grad, Tensor sum_grad_normalised, float inverse_count, float eps, str? activation, "
-      "float negative_slope, bool want_residual) -> (Tensor, Tensor)");
+      "float negative_slope, bool want_residual, int reflect_pad=0) -> (Tensor, Tensor)");
   m.def(
       "layer_norm_act(Tensor input, int normalized_dims, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
       "str? activation, float negative_slope) -> (Tensor, Tensor, Tensor)");

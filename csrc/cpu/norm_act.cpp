@@ -1,6 +1,7 @@
 // Batch and instance normalisation: cuts the tensors into tiles, runs the table's loops over them in parallel and merges.
 //
 // Two passes over memory each way: moments then normalise-and-activate forward, sums then the input's gradient backward.
+// Mirrored borders are in norm_act_reflect_pad.h.
 #include "cpu/norm_act.h"
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <memory>
 
 #include "cpu/norm_act_dispatch.h"
+#include "cpu/norm_act_reflect_pad.h"
 
 namespace genlab::cpu {
 namespace {
@@ -190,6 +192,49 @@ void apply(const NormActTiles<T>& tiles, const NormActParams& p, const ParallelF
   });
 }
 
+// The same with mirrored borders, an image row at a time.
+template <typename T>
+void apply_reflect_pad(const NormActTiles<T>& tiles, const NormActParams& p, const ParallelFor& parallel_for) {
+  using A = Accumulate<T>;
+  const Tiling tiling(p.geometry);
+  const NormActGeometry& g = tiling.g;
+  const PaddedImage image(g);
+  const Factors<A> factors(tiling, p.affine, parallel_for);
+  const TileActivation activation{p.affine.activation, p.affine.negative_slope};
+  const T* input = static_cast<const T*>(p.input);
+  T* output = static_cast<T*>(p.output);
+  const int64_t images = g.channels_last ? g.n : g.n * g.c, row_size = image.width * image.inner;
+  parallel(parallel_for, images * image.height, tiling.elements, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t index = i / image.height, y = i % image.height;
+      const int64_t sample = g.channels_last ? index : index / g.c, channel = g.channels_last ? 0 : index % g.c;
+      const T* residual = offset_or_null<T>(p.affine.residual, i * row_size);
+      T* padded = output + index * image.padded_size();
+      T* row = padded + (y + image.pad) * image.padded_row() + image.pad * image.inner;
+      const auto f = factors.at((g.per_sample ? sample : 0) * g.c + channel);
+      if (g.channels_last) {
+        tiles.apply_rows(input + i * row_size, residual, row, image.width, g.c, g.c, f, activation);
+      } else {
+        tiles.apply_plane(input + i * row_size, residual, row, image.width, f, activation);
+      }
+      mirror_row(image, padded, y);
+    }
+  });
+}
+
+template <typename T>
+void fold(
+    const NormActTiles<T>&, const NormActGeometry& g, const void* grad_output, void* folded, const ParallelFor& parallel_for) {
+  const PaddedImage image(g);
+  const int64_t rows = g.n * g.c * g.s / (image.width * image.inner);
+  parallel(parallel_for, rows, g.n * g.c * g.s, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* padded = static_cast<const T*>(grad_output) + i / image.height * image.padded_size();
+      fold_row(image, padded, i % image.height, static_cast<T*>(folded) + i * image.width * image.inner);
+    }
+  });
+}
+
 template <typename T>
 void backward_sums(const NormActTiles<T>& tiles, const NormActBackwardSumsParams& p, const ParallelFor& parallel_for) {
   using A = Accumulate<T>;
@@ -266,7 +311,16 @@ void norm_statistics(const NormStatisticsParams& params, const ParallelFor& para
 
 void norm_act(const NormActParams& params, const ParallelFor& parallel_for) {
   if (empty(params.geometry)) return;
-  with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) { apply(tiles, params, parallel_for); });
+  with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) {
+    if (params.geometry.reflect_pad != 0) return apply_reflect_pad(tiles, params, parallel_for);
+    apply(tiles, params, parallel_for);
+  });
+}
+
+void norm_act_fold_gradient(
+    const NormActGeometry& g, const void* grad_output, void* folded, const ParallelFor& parallel_for) {
+  if (empty(g)) return;
+  with_tiles("norm_act", g.dtype, [&](const auto& tiles) { fold(tiles, g, grad_output, folded, parallel_for); });
 }
 
 void norm_act_backward_sums(const NormActBackwardSumsParams& params, const ParallelFor& parallel_for) {

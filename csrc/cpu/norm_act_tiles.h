@@ -73,8 +73,8 @@ struct LayerNormRows {
 template <typename T>
 struct NormActTiles {
   using A = Accumulate<T>;
-  // Per column: first value, sum of (x - first), sum of (x - first)^2. The shift by a value of the tile itself keeps the
-  // digits of a variance that is small beside the mean; first is written too.
+  // Per column: a value `first`, sum of (x - first), sum of (x - first)^2. The shift by a value from the tile itself keeps the
+  // digits of a variance that is small beside the mean; it is written too.
   void (*moments_rows)(const T* x, int64_t rows, int64_t columns, int64_t stride, A* first, A* sum, A* squares);
   void (*moments_plane)(const T* x, int64_t count, A* first, A* sum, A* squares);
   void (*apply_rows)(

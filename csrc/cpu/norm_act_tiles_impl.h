@@ -37,7 +37,13 @@ GENLAB_INLINE void moments_block(
     Accumulate<T>* squares) {
   using A = Accumulate<T>;
   Vector<A> shift[kVectors], total[kVectors] = {}, square[kVectors] = {};
-  for (int64_t j = 0; j < kVectors; ++j) shift[j] = load_part(x + j * kLanes<A>, part);
+  // The mean of four rows from inside: the first alone may be a border's and lie far from all others.
+  for (int64_t j = 0; j < kVectors; ++j) {
+    const auto row = [&](int64_t eighth) GENLAB_LAMBDA_INLINE {
+      return load_part(x + rows * eighth / 8 * stride + j * kLanes<A>, part);
+    };
+    shift[j] = ((row(1) + row(3)) + (row(5) + row(7))) * A(0.25);
+  }
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = x + r * stride;
 #pragma GCC unroll 4
@@ -70,7 +76,8 @@ static void moments_plane(
     const T* x, int64_t count, Accumulate<T>* first, Accumulate<T>* sum, Accumulate<T>* squares) {
   using A = Accumulate<T>;
   constexpr int64_t kStep = 4 * kLanes<A>;
-  const A shift = widen(x[0]);
+  A shift = 0;  // as in moments_block
+  for (int64_t k = 1; k < 8; k += 2) shift += A(0.25) * widen(x[count * k / 8]);
   const Vector<A> shifts = splat(shift);
   Vector<A> total[4] = {}, square[4] = {};
   int64_t i = 0;

@@ -1,5 +1,6 @@
 // The normalisation kernels as a host library with a C interface, for tests.
 #include "kernels/norm_act_elementwise.cu"
+#include "kernels/norm_act_reflect_pad.cu"
 #include "kernels/norm_act_two_stage.cu"
 
 #include "emulation/harness.h"

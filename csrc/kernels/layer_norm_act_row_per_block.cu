@@ -39,12 +39,14 @@ __global__ void __launch_bounds__(kThreads) layer_norm_act_kernel(LayerNormActPa
     A sum = 0;
     for (int64_t at = int64_t(threadIdx.x) * kCount; at < p.columns; at += step) {
       const auto pack = load_pack<kCount>(x, at);
+#pragma unroll
       for (int j = 0; j < kCount; ++j) sum += widen(pack.value[j]);
     }
     const A mean = block_sum(sum, scratch) / static_cast<A>(p.columns);
     A squares = 0;
     for (int64_t at = int64_t(threadIdx.x) * kCount; at < p.columns; at += step) {
       const auto pack = load_pack<kCount>(x, at);
+#pragma unroll
       for (int j = 0; j < kCount; ++j) {
         const A d = widen(pack.value[j]) - mean;
         squares += d * d;
@@ -60,6 +62,7 @@ __global__ void __launch_bounds__(kThreads) layer_norm_act_kernel(LayerNormActPa
       const auto pack = load_pack<kCount>(x, at);
       Pack<T, kCount> add{}, y;
       if (p.residual != nullptr) add = load_pack<kCount>(static_cast<const T*>(p.residual), row * p.columns + at);
+#pragma unroll
       for (int j = 0; j < kCount; ++j) {
         A z = (widen(pack.value[j]) - mean) * rstd * column_or<A>(p.weight, at + j, A(1)) + column_or<A>(p.bias, at + j, A(0));
         if (p.residual != nullptr) z += widen(add.value[j]);

@@ -7,6 +7,9 @@
 // backward pass keeps nothing but the input and the statistics: the activation's argument is computed again from them.
 // Means, variances, weights, biases and sums are in the accumulation type A of the tensors' dtype: double for float64,
 // else float. Tensors are dense in one of two layouts, the same for all of one call. Outputs may not alias inputs.
+//
+// With reflect_pad the output is written with its borders mirrored, as the next layer's reflection padding wants it, and the
+// gradient of that padded output is folded back as it is loaded: no pass of its own either way.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +26,22 @@ struct NormActGeometry {
   int32_t channels_last;  // 1: memory order [n, s, c]; 0: [n, c, s]
   int32_t per_sample;     // 1: statistics of each sample and channel, [n, c]; 0: of each channel, [c]
   DType dtype;            // of the tensors of n * c * s elements
+  // Rows and columns mirrored at each border of the output and of its gradient, whose images are then of
+  // (s / w + 2 reflect_pad) x (w + 2 reflect_pad) positions; less than both of the image's own sides.
+  int32_t reflect_pad;
+  int64_t w;  // columns of an image; used with reflect_pad only
 };
 
 // Rows of statistics, and the elements that each statistic is taken over.
 inline int64_t norm_groups(const NormActGeometry& g) { return g.per_sample ? g.n : 1; }
 inline int64_t norm_count(const NormActGeometry& g) { return g.per_sample ? g.s : g.n * g.s; }
+
+// Rows and columns of an image of the output, and its positions.
+inline int64_t norm_padded_height(const NormActGeometry& g) { return g.s / g.w + 2 * g.reflect_pad; }
+inline int64_t norm_padded_width(const NormActGeometry& g) { return g.w + 2 * g.reflect_pad; }
+inline int64_t norm_output_positions(const NormActGeometry& g) {
+  return g.reflect_pad == 0 ? g.s : norm_padded_height(g) * norm_padded_width(g);
+}
 
 struct NormStatisticsParams {
   NormActGeometry geometry;
@@ -56,14 +70,14 @@ struct NormActParams {
   NormActGeometry geometry;
   NormActAffine affine;
   const void* input;
-  void* output;
+  void* output;  // [n, c, norm_output_positions]
 };
 
 // With g = grad_output * activation'(...):
 struct NormActBackwardSumsParams {
   NormActGeometry geometry;
   NormActAffine affine;
-  const void* grad_output;
+  const void* grad_output;  // like NormActParams' output
   const void* input;
   void* sum_grad;             // A [groups, c]: sum of g
   void* sum_grad_normalised;  // A [groups, c]: sum of g * normalised
@@ -73,7 +87,7 @@ struct NormActBackwardSumsParams {
 struct NormActBackwardInputParams {
   NormActGeometry geometry;
   NormActAffine affine;
-  const void* grad_output;
+  const void* grad_output;          // like NormActParams' output
   const void* input;
   const void* sum_grad;             // A [groups, c]; over every process that the statistics were taken over
   const void* sum_grad_normalised;  // A [groups, c]; likewise
@@ -86,10 +100,13 @@ struct NormActBackwardInputParams {
 int64_t norm_act_workspace_bytes(const NormActGeometry& geometry);
 
 // Each enqueues on `stream` and returns: no allocation, no synchronisation, the same result every time (partial sums are
-// merged in one order). Empty tensors launch nothing. Throws std::runtime_error naming the kernel when refused.
+// merged in one order). Empty tensors launch nothing. With reflect_pad the elementwise launchers pass to those of
+// norm_act_reflect_pad.cu. Throws std::runtime_error naming the kernel when refused.
 void launch_norm_statistics_two_stage(const NormStatisticsParams& params, CUstream_st* stream);
 void launch_norm_act_elementwise(const NormActParams& params, CUstream_st* stream);
 void launch_norm_act_backward_sums_two_stage(const NormActBackwardSumsParams& params, CUstream_st* stream);
 void launch_norm_act_backward_input_elementwise(const NormActBackwardInputParams& params, CUstream_st* stream);
+void launch_norm_act_reflect_pad(const NormActParams& params, CUstream_st* stream);
+void launch_norm_act_backward_input_reflect_pad(const NormActBackwardInputParams& params, CUstream_st* stream);
 
 }  // namespace genlab

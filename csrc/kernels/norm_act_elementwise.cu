@@ -6,72 +6,12 @@
 #include <algorithm>
 
 #include "kernels/common/launch.h"
-#include "kernels/common/norm_factors.h"
+#include "kernels/norm_act_elements.h"
 
 namespace genlab {
 namespace {
 
 constexpr int64_t kPacksOfThread = 8;  // positions (channels_last) or packs (contiguous) that a thread handles
-
-template <typename T, int kCount>
-struct Forward {
-  using A = Accumulate<T>;
-  NormActParams p;
-  NormFactors<A, kCount> factors;
-
-  GENLAB_HOST_DEVICE Forward(const NormActParams& params, int64_t statistic, int64_t channel, int step)
-      : p(params), factors(params.affine, statistic, channel, step) {}
-
-  GENLAB_HOST_DEVICE void operator()(int64_t offset) const {
-    const auto x = load_pack<kCount>(static_cast<const T*>(p.input), offset);
-    Pack<T, kCount> add{}, y;
-    if (p.affine.residual != nullptr) add = load_pack<kCount>(static_cast<const T*>(p.affine.residual), offset);
-    for (int j = 0; j < kCount; ++j) {
-      A z = (widen(x.value[j]) - factors.mean[j]) * factors.scale[j] + factors.bias[j];
-      if (p.affine.residual != nullptr) z += widen(add.value[j]);
-      y.value[j] = narrow<T>(activate<A>(p.affine.activation, z, static_cast<A>(p.affine.negative_slope)));
-    }
-    store_pack(static_cast<T*>(p.output), offset, y);
-  }
-};
-
-template <typename T, int kCount>
-struct BackwardInput {
-  using A = Accumulate<T>;
-  NormActBackwardInputParams p;
-  NormFactors<A, kCount> factors;
-  A slope[kCount], offset_term[kCount];  // grad_input = g * scale - (x - mean) * slope - offset_term
-
-  GENLAB_HOST_DEVICE BackwardInput(const NormActBackwardInputParams& params, int64_t statistic, int64_t channel, int step)
-      : p(params), factors(params.affine, statistic, channel, step) {
-    const A inverse_count = static_cast<A>(params.inverse_count);
-    for (int j = 0; j < kCount; ++j) {
-      slope[j] = offset_term[j] = A(0);
-      if (inverse_count == A(0)) continue;
-      const A share = factors.scale[j] * inverse_count;
-      slope[j] = share * factors.rstd[j] * static_cast<const A*>(params.sum_grad_normalised)[statistic + j * step];
-      offset_term[j] = share * static_cast<const A*>(params.sum_grad)[statistic + j * step];
-    }
-  }
-
-  GENLAB_HOST_DEVICE void operator()(int64_t offset) const {
-    const auto x = load_pack<kCount>(static_cast<const T*>(p.input), offset);
-    const auto dy = load_pack<kCount>(static_cast<const T*>(p.grad_output), offset);
-    Pack<T, kCount> add{}, dx, grad_residual;
-    if (p.affine.residual != nullptr) add = load_pack<kCount>(static_cast<const T*>(p.affine.residual), offset);
-    for (int j = 0; j < kCount; ++j) {
-      const A centred = widen(x.value[j]) - factors.mean[j];
-      A z = centred * factors.scale[j] + factors.bias[j];
-      if (p.affine.residual != nullptr) z += widen(add.value[j]);
-      const A g = activate_gradient<A>(p.affine.activation, widen(dy.value[j]), z, static_cast<A>(p.affine.negative_slope));
-      grad_residual.value[j] = narrow<T>(g);
-      const A direct = g * factors.scale[j];  // with constant statistics all there is: 0 * infinity must not enter
-      dx.value[j] = narrow<T>(p.inverse_count == 0 ? direct : direct - (centred * slope[j] + offset_term[j]));
-    }
-    store_pack(static_cast<T*>(p.grad_input), offset, dx);
-    if (p.grad_residual != nullptr) store_pack(static_cast<T*>(p.grad_residual), offset, grad_residual);
-  }
-};
 
 template <int kCount, typename Work, typename Params>
 __global__ void __launch_bounds__(kWarp * kWarps) over_rows_kernel(Params p) {
@@ -119,12 +59,13 @@ void launch(const Params& p, CUstream_st* stream) {
 
 void launch_norm_act_elementwise(const NormActParams& p, CUstream_st* stream) {
   if (p.geometry.n * p.geometry.c * p.geometry.s == 0) return;
+  if (p.geometry.reflect_pad != 0) return launch_norm_act_reflect_pad(p, stream);
   with_dtype(p.geometry.dtype, [&](auto element) {
     using T = decltype(element);
     if (packs_fit<T>(p.geometry) && are_aligned({p.input, p.output, p.affine.residual})) {
-      launch<kPackSize<T>, Forward<T, kPackSize<T>>>(p, stream);
+      launch<kPackSize<T>, NormActForward<T, kPackSize<T>>>(p, stream);
     } else {
-      launch<1, Forward<T, 1>>(p, stream);
+      launch<1, NormActForward<T, 1>>(p, stream);
     }
   });
   check_launch("norm_act_elementwise");
@@ -132,13 +73,14 @@ void launch_norm_act_elementwise(const NormActParams& p, CUstream_st* stream) {
 
 void launch_norm_act_backward_input_elementwise(const NormActBackwardInputParams& p, CUstream_st* stream) {
   if (p.geometry.n * p.geometry.c * p.geometry.s == 0) return;
+  if (p.geometry.reflect_pad != 0) return launch_norm_act_backward_input_reflect_pad(p, stream);
   with_dtype(p.geometry.dtype, [&](auto element) {
     using T = decltype(element);
     if (packs_fit<T>(p.geometry) &&
         are_aligned({p.input, p.grad_output, p.grad_input, p.grad_residual, p.affine.residual})) {
-      launch<kPackSize<T>, BackwardInput<T, kPackSize<T>>>(p, stream);
+      launch<kPackSize<T>, NormActBackwardInput<T, kPackSize<T>>>(p, stream);
     } else {
-      launch<1, BackwardInput<T, 1>>(p, stream);
+      launch<1, NormActBackwardInput<T, 1>>(p, stream);
     }
   });
   check_launch("norm_act_backward_input_elementwise");

@@ -1,12 +1,13 @@
 // Per-channel reductions in two stages without atomics, so that a result is the same every time: blocks write partial sums of
 // fixed pieces, then one warp per channel merges them in double, in one order.
 //
-// Moments are sums of (x - first) and (x - first)^2 with the piece's own first value, merged by Chan's formula: the variance
-// keeps its digits where the mean is large beside it. Bound by memory: 16-byte loads, about eight blocks per multiprocessor.
+// Moments are sums of (x - pilot) and (x - pilot)^2 with a pilot from within the piece, merged by Chan's formula: the variance
+// keeps its digits where the mean is large beside it. The pilot is the mean of four values from inside the piece: its first
+// value alone may be a border's and lie far from all the others, which would cost digits again. Bound by memory: 16-byte loads, about eight blocks per multiprocessor.
 #include <algorithm>
 
 #include "kernels/common/launch.h"
-#include "kernels/common/norm_factors.h"
+#include "kernels/norm_act_elements.h"
 
 namespace genlab {
 namespace {
@@ -30,55 +31,76 @@ Plan plan_of(const NormActGeometry& g) {
   return {length, part, ceil_divide(length, part)};
 }
 
-// Adds one position of the input: moments about the piece's first value.
+// Adds one position of the input: moments about the piece's pilot.
 template <typename T, int kCount>
 struct Moments {
   using A = Accumulate<T>;
   using Params = NormStatisticsParams;
   static constexpr int kQuantities = 3;
+  static constexpr bool kFolds = false;
   const T* x;
-  A first[kCount];
+  A pilot[kCount];
 
-  GENLAB_HOST_DEVICE Moments(const Params& p, int64_t, int64_t, int64_t first_offset, int step)
+  // offset_of(position) of the piece's `count` positions; `step` as in NormFactors.
+  template <typename OffsetOf>
+  GENLAB_HOST_DEVICE Moments(const Params& p, int64_t, int64_t, int64_t count, int step, OffsetOf offset_of)
       : x(static_cast<const T*>(p.input)) {
-    for (int j = 0; j < kCount; ++j) first[j] = widen(x[first_offset + j * step]);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) pilot[j] = A(0);
+#pragma unroll
+    for (int k = 1; k < 8; k += 2) {  // the middles of the quarters
+      const int64_t offset = offset_of(count * k / 8);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) pilot[j] += A(0.25) * widen(x[offset + j * step]);
+    }
   }
-  GENLAB_HOST_DEVICE void add(int64_t offset, A* sum, A* second) const {
+  GENLAB_HOST_DEVICE void add(int64_t offset, const ImageWalk&, int64_t, A* sum, A* second) const {
     const auto pack = load_pack<kCount>(x, offset);
+#pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const A d = widen(pack.value[j]) - first[j];
+      const A d = widen(pack.value[j]) - pilot[j];
       sum[j] += d;
       second[j] += d * d;
     }
   }
   GENLAB_HOST_DEVICE void write(A* out, int64_t c, int j, A sum, A second) const {
-    out[0] = first[j];
+    out[0] = pilot[j];
     out[c] = sum;
     out[2 * c] = second;
   }
 };
 
-// Adds g and g * (x - mean) of one position.
-template <typename T, int kCount>
-struct GradSums {
+// Adds g and g * (x - mean) of one position; kPadded folds the gradient of a padded output.
+template <typename T, int kCount, bool kPadded>
+struct GradSumsOf {
   using A = Accumulate<T>;
   using Params = NormActBackwardSumsParams;
   static constexpr int kQuantities = 2;
+  static constexpr bool kFolds = kPadded;
   Params p;
   NormFactors<A, kCount> factors;
 
-  GENLAB_HOST_DEVICE GradSums(const Params& params, int64_t statistic, int64_t channel, int64_t, int step)
+  template <typename OffsetOf>
+  GENLAB_HOST_DEVICE GradSumsOf(const Params& params, int64_t statistic, int64_t channel, int64_t, int step, OffsetOf)
       : p(params), factors(params.affine, statistic, channel, step) {}
-  GENLAB_HOST_DEVICE void add(int64_t offset, A* sum, A* second) const {
+  GENLAB_HOST_DEVICE void add(int64_t offset, const ImageWalk& at, int64_t channel, A* sum, A* second) const {
     const auto x = load_pack<kCount>(static_cast<const T*>(p.input), offset);
-    const auto dy = load_pack<kCount>(static_cast<const T*>(p.grad_output), offset);
+    A dy[kCount];
+    if (kPadded) {
+      FoldedGradient<T, kCount>(p.geometry, p.grad_output).load(at.n, channel, at.y, at.x, dy);
+    } else {
+      const auto pack = load_pack<kCount>(static_cast<const T*>(p.grad_output), offset);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) dy[j] = widen(pack.value[j]);
+    }
     Pack<T, kCount> residual{};
     if (p.affine.residual != nullptr) residual = load_pack<kCount>(static_cast<const T*>(p.affine.residual), offset);
+#pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const A centred = widen(x.value[j]) - factors.mean[j];
       A z = centred * factors.scale[j] + factors.bias[j];
       if (p.affine.residual != nullptr) z += widen(residual.value[j]);
-      const A g = activate_gradient<A>(p.affine.activation, widen(dy.value[j]), z, static_cast<A>(p.affine.negative_slope));
+      const A g = activate_gradient<A>(p.affine.activation, dy[j], z, static_cast<A>(p.affine.negative_slope));
       sum[j] += g;
       second[j] += g * centred;
     }
@@ -88,6 +110,11 @@ struct GradSums {
     out[c] = second;
   }
 };
+
+template <typename T, int kCount>
+using GradSums = GradSumsOf<T, kCount, false>;
+template <typename T, int kCount>
+using PaddedGradSums = GradSumsOf<T, kCount, true>;
 
 // channels_last: threadIdx.x owns a pack of channels; the eight rows of threads meet in shared memory.
 template <typename T, int kCount, template <typename, int> class Reduction>
@@ -106,11 +133,18 @@ __global__ void __launch_bounds__(kWarp * kWarps) reduce_rows_kernel(
   for (int64_t group = blockIdx.z; group < groups; group += gridDim.z) {
     const bool inside = channel < g.c;
     const int64_t base = group * plan.length * g.c + (inside ? channel : 0);
-    const R reduction(p, group * g.c + (inside ? channel : 0), inside ? channel : 0, base + begin * g.c, inside ? 1 : 0);
+    const R reduction(
+        p, group * g.c + (inside ? channel : 0), inside ? channel : 0, end - begin, inside ? 1 : 0,
+        [&](int64_t row) { return base + (begin + row) * g.c; });
     A sum[kCount] = {}, second[kCount] = {};
     if (inside) {
-      for (int64_t row = begin + threadIdx.y; row < end; row += kWarps) reduction.add(base + row * g.c, sum, second);
+      ImageWalk at(group, begin + threadIdx.y, kWarps, R::kFolds ? g.s / g.w : 1, R::kFolds ? g.w : g.s);
+      for (int64_t row = begin + threadIdx.y; row < end; row += kWarps) {
+        reduction.add(base + row * g.c, at, channel, sum, second);
+        if (R::kFolds) at.advance();
+      }
     }
+#pragma unroll
     for (int j = 0; j < kCount; ++j) {
       sums[threadIdx.y * kColumns + column + j] = sum[j];
       seconds[threadIdx.y * kColumns + column + j] = second[j];
@@ -118,8 +152,10 @@ __global__ void __launch_bounds__(kWarp * kWarps) reduce_rows_kernel(
     __syncthreads();
     if (threadIdx.y == 0 && inside) {
       A* out = partial + (group * plan.parts + blockIdx.y) * R::kQuantities * g.c + channel;
+#pragma unroll
       for (int j = 0; j < kCount; ++j) {
         A total = 0, total_second = 0;
+#pragma unroll
         for (int w = 0; w < kWarps; ++w) {
           total += sums[w * kColumns + column + j];
           total_second += seconds[w * kColumns + column + j];
@@ -148,19 +184,22 @@ __global__ void __launch_bounds__(kWarp * kWarps) reduce_planes_kernel(
   const NormActGeometry& g = p.geometry;
   const int64_t groups = g.per_sample ? g.n : 1, channel = blockIdx.x;
   const int64_t begin = blockIdx.y * plan.part, end = min(begin + plan.part, plan.length);
+  const int64_t height = R::kFolds ? g.s / g.w : 1, width = R::kFolds ? g.w : g.s;  // rows matter to the folding only
   const int thread = threadIdx.y * kWarp + threadIdx.x;
   for (int64_t group = blockIdx.z; group < groups; group += gridDim.z) {
-    // Position `at` of the statistic: of one sample, or counted through all samples.
-    const auto offset_of = [&](int64_t at) {
-      const int64_t sample = g.per_sample ? group : at / g.s;
-      return (sample * g.c + channel) * g.s + (g.per_sample ? at : at - sample * g.s);
-    };
-    const R reduction(p, group * g.c + channel, channel, offset_of(begin), 0);
+    const auto offset_of = [&](const ImageWalk& at) { return (at.n * g.c + channel) * g.s + at.y * width + at.x; };
+    const R reduction(p, group * g.c + channel, channel, end - begin, 0, [&](int64_t position) {
+      const int64_t in_run = begin + position, sample = g.per_sample ? group : quotient(in_run, g.s);
+      return (sample * g.c + channel) * g.s + (g.per_sample ? in_run : in_run - sample * g.s);
+    });
     A sum[kCount] = {}, second[kCount] = {};
-    for (int64_t at = begin + int64_t(thread) * kCount; at < end; at += kWarp * kWarps * kCount) {
-      reduction.add(offset_of(at), sum, second);
+    ImageWalk at(group, begin + int64_t(thread) * kCount, kWarp * kWarps * kCount, height, width);
+    for (int64_t i = begin + int64_t(thread) * kCount; i < end; i += kWarp * kWarps * kCount) {
+      reduction.add(offset_of(at), at, channel, sum, second);
+      at.advance();
     }
     A total = 0, total_second = 0;
+#pragma unroll
     for (int j = 0; j < kCount; ++j) {
       total += sum[j];
       total_second += second[j];
@@ -294,7 +333,12 @@ void launch_norm_act_backward_sums_two_stage(const NormActBackwardSumsParams& p,
   with_dtype(g.dtype, [&](auto element) {
     using T = decltype(element);
     using A = Accumulate<T>;
-    if (packs_fit<T>(g) && are_aligned({p.input, p.grad_output, p.affine.residual})) {
+    const bool packed = packs_fit<T>(g) && are_aligned({p.input, p.grad_output, p.affine.residual});
+    if (g.reflect_pad != 0 && packed && g.channels_last) {
+      launch_reduction<T, kPackSize<T>, PaddedGradSums>(p, plan, stream);
+    } else if (g.reflect_pad != 0) {  // rows of a padded image start off a pack's boundary
+      launch_reduction<T, 1, PaddedGradSums>(p, plan, stream);
+    } else if (packed) {
       launch_reduction<T, kPackSize<T>, GradSums>(p, plan, stream);
     } else {
       launch_reduction<T, 1, GradSums>(p, plan, stream);

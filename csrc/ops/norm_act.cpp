@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 #include "cpu/norm_act.h"
 #include "kernels/norm_act.h"
@@ -40,7 +41,7 @@ at::MemoryFormat layout_of(const Tensor& input) {
   return at::MemoryFormat::Contiguous;
 }
 
-NormActGeometry geometry_of(const char* op, const Tensor& input, bool per_sample) {
+NormActGeometry geometry_of(const char* op, const Tensor& input, bool per_sample, int64_t reflect_pad = 0) {
   TORCH_CHECK_VALUE(input.dim() >= 2, op, ": expected input of shape (N, C, ...), got ", shape_text(input));
   NormActGeometry g{};
   g.n = input.size(0), g.c = input.size(1), g.s = 1;
@@ -48,10 +49,23 @@ NormActGeometry geometry_of(const char* op, const Tensor& input, bool per_sample
   g.channels_last = layout_of(input) != at::MemoryFormat::Contiguous;
   g.per_sample = per_sample;
   g.dtype = dtype_of(op, input);
+  g.w = input.size(-1);
+  if (reflect_pad == 0) return g;
+  TORCH_CHECK_VALUE(
+      input.dim() == 4 && reflect_pad > 0 && reflect_pad < input.size(2) && reflect_pad < input.size(3), op,
+      ": expected reflect_pad less than height and width of an input of shape (N, C, H, W), got ", reflect_pad, " with ",
+      shape_text(input));
+  g.reflect_pad = static_cast<int32_t>(reflect_pad);
   return g;
 }
 
 at::ScalarType statistics_dtype(const Tensor& input) { return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+std::vector<int64_t> output_sizes(const Tensor& input, int64_t reflect_pad) {
+  std::vector<int64_t> sizes = input.sizes().vec();
+  for (size_t i = 2; reflect_pad != 0 && i < sizes.size(); ++i) sizes[i] += 2 * reflect_pad;
+  return sizes;
+}
 
 // `tensor` in the input's memory order.
 Tensor like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
@@ -84,8 +98,8 @@ struct Arguments {
   Arguments(
       const char* op, const Tensor& input_, const Tensor& mean_, const Tensor& var_, const OptionalTensor& weight_,
       const OptionalTensor& bias_, const OptionalTensor& residual_, double eps,
-      const std::optional<std::string_view>& activation, double negative_slope)
-      : geometry(geometry_of(op, input_, mean_.dim() == 2)), input(input_.contiguous(layout_of(input_))) {
+      const std::optional<std::string_view>& activation, double negative_slope, int64_t reflect_pad)
+      : geometry(geometry_of(op, input_, mean_.dim() == 2, reflect_pad)), input(input_.contiguous(layout_of(input_))) {
     const std::array<int64_t, 2> sizes = {geometry.n, geometry.c};
     const auto statistics_sizes = at::IntArrayRef(sizes).slice(geometry.per_sample ? 0 : 1);
     mean = per_channel(op, "mean", mean_, input, statistics_sizes);
@@ -103,6 +117,24 @@ struct Arguments {
     affine.activation = activation_of(op, activation);
   }
 };
+
+// The gradient of the output in the input's memory order. On the CPU mirrored borders are folded into it here.
+Tensor gradient_for(const char* op, Arguments& a, const Tensor& grad_output) {
+  const auto sizes = output_sizes(a.input, a.geometry.reflect_pad);
+  TORCH_CHECK_VALUE(
+      grad_output.sizes() == at::IntArrayRef(sizes), op, ": expected grad_output of the output's shape ",
+      at::IntArrayRef(sizes), ", got ", shape_text(grad_output));
+  TORCH_CHECK_TYPE(
+      grad_output.scalar_type() == a.input.scalar_type(), op, ": expected grad_output of the input's dtype ",
+      a.input.scalar_type(), ", got ", grad_output.scalar_type());
+  check_device(op, "grad_output", grad_output, a.input);
+  const Tensor dense = grad_output.contiguous(layout_of(a.input));
+  if (a.geometry.reflect_pad == 0 || a.input.is_cuda()) return dense;
+  Tensor folded = at::empty_like(a.input);
+  cpu::norm_act_fold_gradient(a.geometry, dense.const_data_ptr(), folded.mutable_data_ptr(), parallel_for);
+  a.geometry.reflect_pad = 0;
+  return folded;
+}
 
 #if defined(GENLAB_WITH_CUDA)
 #define GENLAB_RUN(op, algorithm, tensor, params)                                \
@@ -156,9 +188,9 @@ std::tuple<Tensor, Tensor> norm_statistics(
 Tensor norm_act(
     const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight, const OptionalTensor& bias,
     const OptionalTensor& residual, double eps, std::optional<std::string_view> activation, double negative_slope,
-    bool /*statistics_of_input: for the gradient*/) {
-  const Arguments a("norm_act", input, mean, var, weight, bias, residual, eps, activation, negative_slope);
-  Tensor output = at::empty_like(a.input);
+    bool /*statistics_of_input: for the gradient*/, int64_t reflect_pad) {
+  const Arguments a("norm_act", input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  Tensor output = at::empty(output_sizes(a.input, reflect_pad), a.input.options().memory_format(layout_of(a.input)));
   const NormActParams p{a.geometry, a.affine, a.input.const_data_ptr(), output.mutable_data_ptr()};
   GENLAB_RUN(norm_act, elementwise, a.input, p)
   return output;
@@ -204,21 +236,23 @@ std::tuple<Tensor, Tensor> backward_input(
 std::tuple<Tensor, Tensor> norm_act_backward_sums(
     const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
     const OptionalTensor& bias, const OptionalTensor& residual, double eps, std::optional<std::string_view> activation,
-    double negative_slope) {
+    double negative_slope, int64_t reflect_pad) {
   const char* op = "norm_act_backward_sums";
-  const Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope);
-  return backward_sums(a, like_input(op, "grad_output", grad_output, a.input));
+  Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  const Tensor gradient = gradient_for(op, a, grad_output);
+  return backward_sums(a, gradient);
 }
 
 std::tuple<Tensor, Tensor> norm_act_backward_input(
     const Tensor& grad_output, const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
     const OptionalTensor& bias, const OptionalTensor& residual, const Tensor& sum_grad, const Tensor& sum_grad_normalised,
     double inverse_count, double eps, std::optional<std::string_view> activation, double negative_slope,
-    bool want_residual) {
+    bool want_residual, int64_t reflect_pad) {
   const char* op = "norm_act_backward_input";
-  const Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope);
+  Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  const Tensor gradient = gradient_for(op, a, grad_output);
   return backward_input(
-      a, like_input(op, "grad_output", grad_output, a.input), per_channel(op, "sum_grad", sum_grad, input, a.mean.sizes()),
+      a, gradient, per_channel(op, "sum_grad", sum_grad, input, a.mean.sizes()),
       per_channel(op, "sum_grad_normalised", sum_grad_normalised, input, a.mean.sizes()), inverse_count, want_residual);
 }
 
@@ -226,10 +260,10 @@ std::tuple<Tensor, Tensor> norm_act_backward_input(
 std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(
     const Tensor& grad_output_, const Tensor& input, const Tensor& mean, const Tensor& var, const OptionalTensor& weight,
     const OptionalTensor& bias, const OptionalTensor& residual, double eps, std::optional<std::string_view> activation,
-    double negative_slope, bool statistics_of_input, std::array<bool, 4> wanted) {
+    double negative_slope, bool statistics_of_input, std::array<bool, 4> wanted, int64_t reflect_pad) {
   const char* op = "norm_act_backward";
-  const Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope);
-  const Tensor grad_output = like_input(op, "grad_output", grad_output_, a.input);
+  Arguments a(op, input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
+  const Tensor grad_output = gradient_for(op, a, grad_output_);
   const auto nothing = [&] { return at::empty({0}, input.options()); };
   Tensor grad_input, grad_weight, grad_bias, grad_residual, sum_grad, sum_grad_normalised;
   if (wanted[1] || wanted[2] || (wanted[0] && statistics_of_input)) {

@@ -1,4 +1,4 @@
-"""Times a training step of the lab against the same networks in plain torch.
+"""Times a step of the lab against the same networks in plain torch; arms.py says who takes part and what a step is.
 
 Each arm runs in a process of its own, because the lab's allocator settings are of the process: they must help the lab
 only. The arms take turns in A B C C B A order, so that a drifting clock or a busy neighbour meets all of them; the
@@ -23,13 +23,8 @@ from typing import Any
 
 from genlab.errors import UserError
 
-LAB, PLAIN, PLAIN_KEPT = "genlab", "plain torch", "plain torch, memory kept"
-ARMS = (LAB, PLAIN, PLAIN_KEPT)
 CHECK_STEPS = 2
-# Relative, of the losses of the first and the second step. From the second on rounding is magnified: it turns some
-# values over the kink of LeakyReLU, whose gradients Adam's first update divides by their own size. torch's two memory
-# orders differ from each other just so.
-TOLERANCE = {"fp32": (1e-4, 1e-2), "bf16-mixed": (5e-2, 5e-2)}
+PRECISIONS = ("fp32", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -37,14 +32,18 @@ class StepSettings:
     """What is measured.
 
     Attributes:
+        workload: "dcgan", a training step of both networks, or "cyclegan_resnet9", forward and backward of that
+            generator.
         size, channels, base_channels, latent_dim: of the networks; the defaults are DCGAN-64's.
         batch: images of a step.
         precision: "fp32" or "bf16-mixed".
         rounds: turns of each arm.
         steps: steps timed together in a turn.
         threads: of torch in each arm; None leaves torch's own choice.
+        compiled: torch.compile takes part, where its toolchain works.
     """
 
+    workload: str = "dcgan"
     size: int = 64
     channels: int = 3
     base_channels: int = 64
@@ -56,60 +55,8 @@ class StepSettings:
     warmup: int = 3
     threads: int | None = None
     device: str = "cpu"
+    compiled: bool = True
     seed: int = 0
-
-
-def make_data(settings: StepSettings) -> Any:
-    """The batch that every step of every arm sees: (N, C, H, W) in [-1, 1]. What is in it does not change the time."""
-    import torch
-
-    generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.batch, settings.channels, settings.size, settings.size)
-    return torch.rand(shape, generator=generator) * 2 - 1
-
-
-def make_lab(settings: StepSettings) -> Any:
-    """The lab's trainer with the average of the generator switched off: the plain peer has none."""
-    from genlab.config import parse_config
-    from genlab.trainers.data_spec import DataSpec
-    from genlab.trainers.dcgan import DcganTrainer
-
-    tree = {
-        "algorithm": "dcgan",
-        "seed": settings.seed,
-        "data": {"name": "shapes", "image_size": settings.size, "batch_size": settings.batch},
-        "model": {"latent_dim": settings.latent_dim, "base_channels": settings.base_channels},
-        "gan": {"ema": None},
-        "train": {"precision": settings.precision, "deterministic": False},
-    }
-    spec = DataSpec("shapes", "images", (settings.channels, settings.size, settings.size))
-    return DcganTrainer(parse_config(tree, "bench step"), spec, device=settings.device)
-
-
-def make_stepper(arm: str, settings: StepSettings) -> Any:
-    """A function without arguments that takes one step and returns its losses, 0-d tensors."""
-    import torch
-
-    from genlab.bench.plain_dcgan import PlainDcgan, copy_in_order
-    from genlab.distributed import Distributed, ShardedNoise
-    from genlab.seeding import generator
-
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    trainer = make_lab(settings)
-    real = make_data(settings).to(settings.device)
-    if arm == LAB:
-        return lambda: trainer.advance({"image": real})
-    optimizer = trainer.config.generator_optimizer
-    plain = PlainDcgan(
-        settings.size, settings.channels, settings.latent_dim, settings.base_channels, lr=optimizer.lr,
-        betas=optimizer.betas, precision=settings.precision, device=torch.device(settings.device),
-    )  # fmt: skip
-    copy_in_order(trainer.networks["generator"], plain.generator)
-    copy_in_order(trainer.networks["discriminator"], plain.discriminator)
-    # The very noise that the lab's trainer draws.
-    noise = ShardedNoise(generator(settings.seed, "noise"), Distributed(), torch.device(settings.device))
-    return lambda: plain.step(real, noise.normal(settings.batch, settings.latent_dim))
 
 
 def serve_arm(arm: str, settings: StepSettings, connection: Connection) -> None:
@@ -117,15 +64,15 @@ def serve_arm(arm: str, settings: StepSettings, connection: Connection) -> None:
     import torch
 
     from genlab.allocator import keep_freed_memory
+    from genlab.bench.arms import KINDS, make_stepper
+    from genlab.bench.peak_memory import PeakMemory
 
     try:
-        if arm in {LAB, PLAIN_KEPT}:
+        if KINDS[arm].kept:
             keep_freed_memory()
+        memory = PeakMemory(settings.device)
         step = make_stepper(arm, settings)
-        losses = []
-        for _ in range(CHECK_STEPS):
-            taken = step()
-            losses.append({name: float(taken[name]) for name in ("loss_d", "loss_g")})
+        losses = [{name: float(value) for name, value in step().items()} for _ in range(CHECK_STEPS)]
         connection.send((losses, torch.get_num_threads()))
         while (count := connection.recv()) is not None:
             _wait_for_device(settings)
@@ -133,7 +80,7 @@ def serve_arm(arm: str, settings: StepSettings, connection: Connection) -> None:
             for _ in range(count):
                 step()
             _wait_for_device(settings)
-            connection.send(time.perf_counter() - start)
+            connection.send((time.perf_counter() - start, memory.bytes()))
     except Exception as error:  # told to the parent, which raises it there
         connection.send(error if isinstance(error, UserError) else RuntimeError(f"{arm}: {error!r}"))
 
@@ -156,6 +103,7 @@ class Arm:
         theirs.close()
         self.name = name
         self.seconds: list[float] = []  # per step, one value a turn
+        self.peak_bytes: int | None = None
         self.losses, self.threads = self._receive()
 
     def _receive(self) -> Any:
@@ -170,7 +118,8 @@ class Arm:
     def run(self, steps: int) -> float:
         """Seconds per step over `steps` steps."""
         self.connection.send(steps)
-        return self._receive() / steps
+        seconds, self.peak_bytes = self._receive()
+        return seconds / steps
 
     def close(self) -> None:
         if self.process.is_alive():
@@ -215,13 +164,24 @@ def run_step_bench(settings: StepSettings, progress: Any = None) -> dict[str, An
         UserError: a precision that the peer does not have.
         RuntimeError: the arms do not compute the same losses.
     """
-    if settings.precision not in TOLERANCE:
-        raise UserError(f"--precision: expected one of {', '.join(TOLERANCE)}, got {settings.precision!r}")
+    if settings.precision not in PRECISIONS:
+        raise UserError(f"--precision: expected one of {', '.join(PRECISIONS)}, got {settings.precision!r}")
+    from genlab.bench.arms import COMPILED, KINDS, TOLERANCES
+
     arms: list[Arm] = []
+    left_out: dict[str, str] = {}
     try:
-        arms.extend(Arm(name, settings) for name in ARMS)
-        limit = TOLERANCE[settings.precision]
-        differences = {arm.name: check_agreement(arms[0].losses, arm.losses, limit, arm.name) for arm in arms[1:]}
+        for name in KINDS:
+            if name == COMPILED and not settings.compiled:
+                continue
+            try:
+                arms.append(Arm(name, settings))
+            except RuntimeError as error:
+                if name != COMPILED:
+                    raise
+                left_out[name] = str(error).strip().splitlines()[0][:300]  # a machine without a compiler, say
+        limits = TOLERANCES[settings.workload, settings.precision]
+        differences = {arm.name: check_agreement(arms[0].losses, arm.losses, limits, arm.name) for arm in arms[1:]}
         for arm in arms:
             arm.run(settings.warmup)
         for index in range(settings.rounds):
@@ -229,7 +189,7 @@ def run_step_bench(settings: StepSettings, progress: Any = None) -> dict[str, An
                 arm.seconds.append(arm.run(settings.steps))
             if progress is not None:
                 progress(index + 1, settings.rounds)
-        return summarize(settings, arms, differences)
+        return {**summarize(settings, arms, differences), "left_out": left_out}
     finally:
         for arm in arms:
             arm.close()
@@ -266,6 +226,8 @@ def summarize(settings: StepSettings, arms: list[Any], differences: dict[str, fl
                 "ratio_spread": spread(ratios),
                 "same_against_same": same_against_same(arm.seconds),
                 "loss_difference": differences.get(arm.name, 0.0),
+                "peak_bytes": arm.peak_bytes,
+                "lab_peak_share": lab.peak_bytes / arm.peak_bytes if lab.peak_bytes and arm.peak_bytes else None,
                 "turns": arm.seconds,
             }
         )

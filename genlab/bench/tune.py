@@ -22,7 +22,6 @@ from genlab.bench.cases import Case, make_cases
 from genlab.bench.measure import TORCH_DTYPES, ForeignLoad, alternate
 from genlab.bench.op import OpSettings
 from genlab.bench.variants import CHANNELS_LAST, CONTIGUOUS, TOLERANCE, Variant
-from genlab.doctor import describe_machine
 from genlab.ops import measured
 from genlab.ops.measured import Entry
 
@@ -42,8 +41,11 @@ class Outcome:
         return bool(self.problem) or abs(self.entry.ratio - 1) > self.entry.noise
 
 
-def tune(settings: OpSettings, progress: Callable[[int, int], None] | None = None) -> list[Outcome]:
+def tune(settings: OpSettings, progress: Callable[[int, int], None] | None = None) -> tuple[list[Outcome], list[str]]:
     """Measures every tuned op at the shapes of `settings`.
+
+    Returns:
+        What was found, and the cases that `settings.limit` left no time for.
 
     Raises:
         UserError: an unknown op, dtype or choice of shapes; nothing to choose from without the native kernels.
@@ -55,9 +57,13 @@ def tune(settings: OpSettings, progress: Callable[[int, int], None] | None = Non
     if settings.threads:
         torch.set_num_threads(settings.threads)
     outcomes: dict[tuple, Outcome] = {}
-    load = ForeignLoad()
+    left_out: list[str] = []
+    load, started = ForeignLoad(), time.monotonic()
     with bench.numerics(settings.dtype), bench.own_stream(settings.device):
         for index, case in enumerate(cases):
+            if settings.limit is not None and time.monotonic() - started > settings.limit:
+                left_out = [f"{case.op} {case.label}" for case in cases[index:]]
+                break
             for layout in (CONTIGUOUS, CHANNELS_LAST):
                 for training in (False, True):
                     outcome = compare(case, layout, training, settings, load)
@@ -67,7 +73,7 @@ def tune(settings: OpSettings, progress: Callable[[int, int], None] | None = Non
                         outcomes[outcome.entry.key] = outcome
             if progress is not None:
                 progress(index + 1, len(cases))
-    return list(outcomes.values())
+    return list(outcomes.values()), left_out
 
 
 def compare(case: Case, layout: str, training: bool, settings: OpSettings, load: ForeignLoad) -> Outcome:
@@ -97,11 +103,10 @@ def compare(case: Case, layout: str, training: bool, settings: OpSettings, load:
             }
             quicker, noise = bench.compare(rows["torch"], rows["native"])
             ratio, noisy = quicker or 0.0, found.noisy
-    machine = describe_machine()
     entry = Entry(
         case.op, kind, str(TORCH_DTYPES[settings.dtype]).removeprefix("torch."), measured.target_of(kind), shape_class,
         "native" if ratio > 1 + noise else "torch", round(ratio, 3), round(noise, 3),
-        machine["gpu"] if kind == "cuda" else machine["cpu"], torch.get_num_threads(), machine["torch"],
+        measured.machine_of(kind), torch.get_num_threads(), str(torch.__version__),
         time.strftime("%Y-%m-%d", time.gmtime()),
     )  # fmt: skip
     return Outcome(entry, noisy, problem)

@@ -14,7 +14,9 @@ from genlab.cli.devices import choose_device
 from genlab.errors import UserError
 
 EXAMPLE = "Example: genlab bench step --batch 64 --precision fp32 --rounds 20 --json step.json"
-CONFIGS = {f"dcgan-{size}": size for size in (28, 32, 64, 128)}
+# Workload, side of the images, images of a step.
+CONFIGS = {f"dcgan-{size}": ("dcgan", size, 64) for size in (28, 32, 64, 128)}
+CONFIGS["cyclegan_resnet9"] = ("cyclegan_resnet9", 128, 1)
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +47,9 @@ def register(app: typer.Typer) -> None:
 
 def step(
     config: Annotated[str, typer.Option(help=f"What is trained: {', '.join(CONFIGS)}.", metavar="NAME")] = "dcgan-64",
-    batch: Annotated[int, typer.Option(help="Images of a step.", min=2)] = 64,
+    batch: Annotated[
+        int | None, typer.Option(help="Images of a step; default: 64, of cyclegan_resnet9 1.", min=1)
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16-mixed.", metavar="NAME")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Turns of each arm.", min=1)] = 10,
     steps: Annotated[int, typer.Option(help="Steps timed together in a turn.", min=1)] = 3,
@@ -53,6 +57,9 @@ def step(
     base_channels: Annotated[int, typer.Option(help="Width of the networks; 64 is DCGAN's.", min=1)] = 64,
     threads: Annotated[int | None, typer.Option(help="Threads of each arm; default: torch's choice.", min=1)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", metavar="DEVICE")] = "cpu",
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Let torch.compile take part (a minute to start).")
+    ] = True,
     output: Annotated[Path | None, typer.Option("--json", help="File to write the result to.", metavar="PATH")] = None,
 ) -> None:
     """Time the lab's training step against the same networks in plain torch, turn by turn on the same data."""
@@ -63,9 +70,14 @@ def step(
         guess = nearest(config, CONFIGS)
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise UserError(f"--config: expected one of {', '.join(CONFIGS)}, got {config!r}{hint}")
+    workload, size, usual_batch = CONFIGS[config]
+    batch = usual_batch if batch is None else batch
+    if workload == "dcgan" and batch < 2:
+        raise UserError(f"--batch: expected at least 2 for {config}, whose batch normalisation needs them, got {batch}")
     settings = StepSettings(
-        size=CONFIGS[config], channels=channels, base_channels=base_channels, batch=batch, precision=precision,
-        rounds=rounds, steps=steps, threads=threads, device=choose_device(device),
+        workload=workload, size=size, channels=channels, base_channels=base_channels, batch=batch,
+        precision=precision, rounds=rounds, steps=steps, threads=threads, device=choose_device(device),
+        compiled=compiled,
     )  # fmt: skip
     with progress_reporter() as progress:
         result = run_step_bench(settings, lambda done, total: progress("rounds", done, total))
@@ -86,11 +98,15 @@ def print_result(result: dict[str, Any]) -> None:
             f"{row['lab_is_quicker_by']:.3f} ± {row['ratio_spread']:.1%}",
             f"{row['same_against_same']:.3f}",
             f"{row['loss_difference']:.1e}",
+            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f} MiB",
+            "" if row["lab_peak_share"] is None else f"{row['lab_peak_share']:.2f}",
         ]
         for row in result["arms"]
     ]
     columns = ["arm", "step (median)", "images/s", "time over genlab's", "over its own", "losses differ by"]
-    title = f"DCGAN-{settings['size']}, batch {settings['batch']}, {settings['precision']}, {settings['device']}"
+    columns += ["peak memory", "genlab's over it"]
+    name = "CycleGAN ResNet-9 generator" if settings["workload"] == "cyclegan_resnet9" else "DCGAN"
+    title = f"{name}, {settings['size']} px, batch {settings['batch']}, {settings['precision']}, {settings['device']}"
     console = make_console()
     console.print(make_table(title, columns, rows, right=columns[1:]))
     where = machine["gpu"] if settings["device"] != "cpu" else f"{machine['cpu']}, {machine['threads']} threads"
@@ -99,3 +115,5 @@ def print_result(result: dict[str, Any]) -> None:
         f"the arms taking turns; commit {result['commit']}",
         markup=False,
     )
+    for arm, reason in result["left_out"].items():
+        console.print(f"left out: {arm}: {reason}", markup=False)

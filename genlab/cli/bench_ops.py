@@ -72,6 +72,7 @@ def tune(
         Path | None,
         typer.Option("--table", help="File; default: $GENLAB_TUNING, else the package's own table.", metavar="PATH"),
     ] = None,
+    limit: Annotated[float, typer.Option("--limit", help="Begin no case after so many seconds.", min=0.0)] = 840.0,
     accept_noise: Annotated[
         bool, typer.Option("--accept-noise", help="Also keep what was measured while others used the machine.")
     ] = False,
@@ -82,12 +83,12 @@ def tune(
     from genlab.bench.tune import tune as run
     from genlab.ops import measured
 
-    settings = _settings(names, dtype, shapes, rounds, seconds, device, threads)
+    settings = _settings(names, dtype, shapes, rounds, seconds, device, threads, limit=limit)
     file = table or measured.path()
     measured.read(file)  # a file that is no table is told before the work, not after it
     allocator.keep_freed_memory()
     with progress_reporter() as progress:
-        outcomes = run(settings, lambda done, total: progress("cases", done, total))
+        outcomes, left_out = run(settings, lambda done, total: progress("cases", done, total))
     rows = [
         [
             outcome.entry.op, outcome.entry.shape_class, _decision(outcome, accept_noise), f"{outcome.entry.ratio:.2f}",
@@ -99,6 +100,9 @@ def tune(
     make_console().print(make_table(f"{dtype}, {settings.device}", columns, rows, right=columns[3:5]))
     count = save(outcomes, file, accept_noise=accept_noise)
     print(f"{count} of {len(outcomes)} classes decided, written to {file}")
+    if left_out:
+        rest = ", ".join(left_out)
+        print(f"not measured, {limit:g} s were over: {rest}; go on with `genlab bench tune OP --limit SECONDS`")
 
 
 def _decision(outcome: Any, accept_noise: bool) -> str:

@@ -33,6 +33,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         *args, **kwargs: torch.nn.BatchNorm2d's (num_features, eps, momentum, affine, track_running_stats).
         activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
         negative_slope: slope of leaky_relu below zero.
+        reflect_pad: rows and columns mirrored at each border of the output, in place of a ReflectionPad2d after it.
         process_group: take training statistics over all processes of this group, on any backend; "world" is every
             process of the run (and means nothing where torch.distributed is not initialised); None is this one alone.
         impl: "auto", "native", "torch" or "reference".
@@ -48,11 +49,13 @@ class BatchNormAct2d(nn.BatchNorm2d):
         *args: Any,
         activation: str | None = None,
         negative_slope: float = 0.2,
+        reflect_pad: int = 0,
         process_group: dist.ProcessGroup | str | None = None,
         impl: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.reflect_pad = reflect_pad
         act.check("BatchNormAct2d", activation, negative_slope)
         implementation.check_impl("BatchNormAct2d", impl)
         self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
@@ -70,7 +73,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         self._group = group if group is None or group == WORLD else _SharedGroup(group)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(N, C, H, W), and a residual of the same shape, to (N, C, H, W)."""
+        """(N, C, H, W), and a residual of the same shape, to (N, C, H + 2 reflect_pad, W + 2 reflect_pad)."""
         return self._normalise(input, self.weight, self.bias, self.activation, residual)
 
     def _normalise(
@@ -87,7 +90,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return batch_norm_act(
             input, self.running_mean if keep else None, self.running_var if keep else None, weight, bias,
             use_batch, momentum, self.eps, activation=activation, negative_slope=self.negative_slope,
-            residual=residual, process_group=self._resolved_group() if self.training else None, impl=self.impl,
+            residual=residual, reflect_pad=self.reflect_pad,
+            process_group=self._resolved_group() if self.training else None, impl=self.impl,
         )  # fmt: skip
 
     def _resolved_group(self) -> dist.ProcessGroup | None:
@@ -103,6 +107,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
             text += f", activation={self.activation}"
         if self.activation == "leaky_relu":
             text += f", negative_slope={self.negative_slope}"
+        if self.reflect_pad:
+            text += f", reflect_pad={self.reflect_pad}"
         if self._group is not None:
             text += ", synchronised"
         return text if self.impl == "auto" else f"{text}, impl={self.impl}"

@@ -17,6 +17,7 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         *args, **kwargs: torch.nn.InstanceNorm2d's (num_features, eps, momentum, affine, track_running_stats).
         activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
         negative_slope: slope of leaky_relu below zero.
+        reflect_pad: rows and columns mirrored at each border of the output, in place of a ReflectionPad2d after it.
         impl: "auto", "native", "torch" or "reference".
 
     Example:
@@ -26,15 +27,23 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
     """
 
     def __init__(
-        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
+        self,
+        *args: Any,
+        activation: str | None = None,
+        negative_slope: float = 0.2,
+        reflect_pad: int = 0,
+        impl: str = "auto",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.reflect_pad = reflect_pad
         act.check("InstanceNormAct2d", activation, negative_slope)
         implementation.check_impl("InstanceNormAct2d", impl)
         self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) or (C, H, W), and a residual of the same shape, to the same shape."""
+        """(N, C, H, W) or (C, H, W), and a residual of the same shape, to that shape with 2 reflect_pad more rows and
+        columns."""
         self._check_input_dim(input)
         alone = input.dim() == 3
         if alone:
@@ -42,7 +51,8 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         output = instance_norm_act(
             input, self.running_mean, self.running_var, self.weight, self.bias,
             self.training or not self.track_running_stats, 0.0 if self.momentum is None else self.momentum, self.eps,
-            activation=self.activation, negative_slope=self.negative_slope, residual=residual, impl=self.impl,
+            activation=self.activation, negative_slope=self.negative_slope, residual=residual,
+            reflect_pad=self.reflect_pad, impl=self.impl,
         )  # fmt: skip
         return output.squeeze(0) if alone else output
 
@@ -88,4 +98,6 @@ def _activation_repr(module: nn.Module) -> str:
     text = "" if module.activation is None else f", activation={module.activation}"
     if module.activation == "leaky_relu":
         text += f", negative_slope={module.negative_slope}"
+    if getattr(module, "reflect_pad", 0):
+        text += f", reflect_pad={module.reflect_pad}"
     return text if module.impl == "auto" else f"{text}, impl={module.impl}"

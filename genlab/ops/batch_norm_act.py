@@ -24,10 +24,11 @@ def batch_norm_act(
     activation: str | None = None,
     negative_slope: float = 0.2,
     residual: Tensor | None = None,
+    reflect_pad: int = 0,
     process_group: dist.ProcessGroup | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """activation(batch_norm(input) + residual), the argument order and defaults of torch.nn.functional.batch_norm.
+    """activation(batch_norm(input) + residual), arguments and defaults of torch.nn.functional.batch_norm.
 
     Args:
         input: (N, C) or (N, C, ...), contiguous, channels_last or any strides.
@@ -41,12 +42,14 @@ def batch_norm_act(
         activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" (exact, erf) or "silu".
         negative_slope: slope of leaky_relu below zero, >= 0.
         residual: added before the activation; the input's shape.
+        reflect_pad: rows and columns mirrored at each border of the output, as torch.nn.ReflectionPad2d does, for an
+            input of shape (N, C, H, W); less than H and W.
         process_group: take the training statistics over all processes of this group, weighted by their batch sizes.
             Works on every backend (gloo on CPU included) and differentiates twice; every process must make the call.
         impl: "auto", "native", "torch" or "reference", see `genlab.ops.describe`.
 
     Returns:
-        The input's shape and dtype.
+        The input's shape and dtype; with reflect_pad of shape (N, C, H + 2 reflect_pad, W + 2 reflect_pad).
 
     Raises:
         ValueError: shapes that do not fit; one value per channel when training; no statistics when not training.
@@ -62,6 +65,7 @@ def batch_norm_act(
     """
     _check(input, running_mean, running_var, weight, bias, training, residual, eps)
     act.check("batch_norm_act", activation, negative_slope)
+    norm_shapes.check_reflect_pad("batch_norm_act", reflect_pad, input)
     group = process_group if training and process_group is not None and process_group.size() > 1 else None
     # Each implementation makes its own collective calls, so the processes must choose alike: not by their shapes.
     shape = () if group is not None else (activation,)
@@ -76,22 +80,22 @@ def batch_norm_act(
         if group is not None:
             return _native_of_group(
                 input, running_mean, running_var, weight, bias, momentum, eps, activation, negative_slope, residual,
-                group,
+                reflect_pad, group,
             )  # fmt: skip
         mean, var = running_mean, running_var
         if training:
             mean, var = torch.ops.genlab.norm_statistics(input, False, running_mean, running_var, momentum)
         return torch.ops.genlab.norm_act(
-            input, mean, var, weight, bias, residual, eps, activation, negative_slope, training
+            input, mean, var, weight, bias, residual, eps, activation, negative_slope, training, reflect_pad
         )
     if chosen == "torch" and group is None:
         output = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         # The sum is a new tensor; batch_norm's own backward reads its input and never its output.
         output = output if residual is None else output + residual
-        return act.apply_(output, activation, negative_slope)
+        return norm_shapes.pad(act.apply_(output, activation, negative_slope), reflect_pad)
     output = _normalised(input, running_mean, running_var, weight, bias, training, momentum, eps, group)
     output = output if residual is None else output + residual
-    return act.apply(output, activation, negative_slope)
+    return norm_shapes.pad_by_index(act.apply(output, activation, negative_slope), reflect_pad)
 
 
 def _check(
@@ -127,6 +131,7 @@ def _native_of_group(
     activation: str | None,
     negative_slope: float,
     residual: Tensor | None,
+    reflect_pad: int,
     group: dist.ProcessGroup,
 ) -> Tensor:
     """The native kernels around two collectives: one for the statistics, one for the sums of the backward pass."""
@@ -138,10 +143,11 @@ def _native_of_group(
 
     def again(x: Tensor, scale: Tensor | None, shift: Tensor | None, add: Tensor | None) -> Tensor:
         output = _normalised(x, None, None, scale, shift, True, momentum, eps, group)
-        return act.apply(output if add is None else output + add, activation, negative_slope)
+        output = act.apply(output if add is None else output + add, activation, negative_slope)
+        return norm_shapes.pad_by_index(output, reflect_pad)
 
     return norm_native.SynchronisedNormAct.apply(
-        input, weight, bias, residual, mean, var, count, eps, activation, negative_slope, group, again
+        input, weight, bias, residual, mean, var, count, eps, activation, negative_slope, reflect_pad, group, again
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
@@ -25,6 +24,7 @@ def instance_norm_act(
     activation: str | None = None,
     negative_slope: float = 0.2,
     residual: Tensor | None = None,
+    reflect_pad: int = 0,
     impl: str = "auto",
 ) -> Tensor:
     """activation(instance_norm(input) + residual), arguments and defaults of torch.nn.functional.instance_norm.
@@ -44,10 +44,12 @@ def instance_norm_act(
         activation: None, "relu", "leaky_relu", "tanh", "sigmoid", "gelu" (exact, erf) or "silu".
         negative_slope: slope of leaky_relu below zero, >= 0.
         residual: added before the activation; the input's shape.
+        reflect_pad: rows and columns mirrored at each border of the output, as torch.nn.ReflectionPad2d does, for an
+            input of shape (N, C, H, W); less than H and W.
         impl: "auto", "native", "torch" or "reference", see `genlab.ops.describe`.
 
     Returns:
-        The input's shape and dtype.
+        The input's shape and dtype; with reflect_pad of shape (N, C, H + 2 reflect_pad, W + 2 reflect_pad).
 
     Raises:
         ValueError: shapes that do not fit; one value per sample and channel; no statistics where they are needed.
@@ -63,21 +65,24 @@ def instance_norm_act(
     """
     _check(input, running_mean, running_var, weight, bias, use_input_stats, eps, residual)
     act.check(OP, activation, negative_slope)
+    norm_shapes.check_reflect_pad(OP, reflect_pad, input)
     chosen = implementation.choose(OP, impl, input, activation)
     if input.numel() == 0:
         chosen = "reference"  # nothing to normalise: every implementation gives the empty tensor
     if chosen == "native":
         return _native(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, activation, negative_slope,
-            residual,
+            residual, reflect_pad,
         )  # fmt: skip
     if chosen == "torch":
-        output = F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+        output = norm_shapes.torch_instance_norm(
+            input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+        )
         output = output if residual is None else output + residual
-        return act.apply_(output, activation, negative_slope)
+        return norm_shapes.pad(act.apply_(output, activation, negative_slope), reflect_pad)
     output = _normalised(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     output = output if residual is None else output + residual
-    return act.apply(output, activation, negative_slope)
+    return norm_shapes.pad_by_index(act.apply(output, activation, negative_slope), reflect_pad)
 
 
 def _check(
@@ -117,13 +122,14 @@ def _native(
     activation: str | None,
     negative_slope: float,
     residual: Tensor | None,
+    reflect_pad: int,
 ) -> Tensor:
     mean, var = running_mean, running_var
     if use_input_stats:
         mean, var = torch.ops.genlab.norm_statistics(input, True, None, None, 0.0)
         _update(running_mean, running_var, mean, var, input, momentum)
     return torch.ops.genlab.norm_act(
-        input, mean, var, weight, bias, residual, eps, activation, negative_slope, use_input_stats
+        input, mean, var, weight, bias, residual, eps, activation, negative_slope, use_input_stats, reflect_pad
     )
 
 

@@ -57,7 +57,7 @@ def layer_norm_act(
     """
     sizes = _check(input, normalized_shape, weight, bias, residual)
     act.check(OP, activation, negative_slope)
-    chosen = implementation.choose(OP, impl, input)
+    chosen = implementation.choose(OP, impl, input, activation, residual is not None)
     if input.numel() == 0:
         chosen = "torch"  # nothing to normalise: every implementation gives the empty tensor
     if chosen == "native":

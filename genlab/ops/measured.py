@@ -1,8 +1,8 @@
 """Measured choices of `impl="auto"`: shape classes and what was quicker there, as `genlab bench tune` wrote them down.
 
 They come before the rules in implementation.py, which speak for every other call. An entry holds for its op, kind of
-device, dtype and instruction set only: a kernel that wins with AVX-512 may not exist without it. The table is read
-once, on first use.
+device, dtype, instruction set and model of processor (or GPU) only: a kernel that wins with AVX-512 may not exist
+without it, and one that wins on one machine may lose on another. The table is read once, on first use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Entry:
         choice: "native" or "torch".
         ratio: torch's time over the native one.
         noise: how far from 1 a ratio of equals may be.
-        machine, threads, torch, date: of the measurement.
+        machine: model of the processor or GPU, see `machine_of`.
+        threads, torch, date: of the measurement.
     """
 
     op: str
@@ -84,6 +85,15 @@ def target_of(device: str) -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
+@functools.cache
+def machine_of(device: str) -> str:
+    """The model that an entry of this machine names: of the processor, or of the GPU."""
+    from genlab.doctor import describe_machine
+
+    machine = describe_machine()
+    return str(machine["gpu"] if device == "cuda" else machine["cpu"])
+
+
 def path() -> Path:
     """The table in use: $GENLAB_TUNING, else the one that came with the package."""
     named = os.environ.get(VARIABLE)
@@ -94,7 +104,7 @@ def path() -> Path:
 def _table() -> Table:
     table: Table = {}
     for entry in read(path()):
-        if entry.target == target_of(entry.device):
+        if entry.target == target_of(entry.device) and entry.machine == machine_of(entry.device):
             table.setdefault((entry.op, entry.device, entry.dtype), {})[entry.shape_class] = entry
     return table
 

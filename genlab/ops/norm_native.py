@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import collective
+from genlab.ops import collective, norm_shapes
 
 
 def register() -> None:
@@ -34,13 +34,15 @@ def register() -> None:
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def _like(input: Tensor) -> Tensor:
+def _like(input: Tensor, reflect_pad: int = 0) -> Tensor:
     """The layout rule of csrc/ops/norm_act.cpp: channels_last where the input is that and not contiguous as well."""
+    chosen = torch.contiguous_format
     if not input.is_contiguous():
         for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
             if input.dim() == dim and input.is_contiguous(memory_format=layout):
-                return torch.empty_like(input)
-    return input.new_empty(input.shape)
+                chosen = layout
+    sizes = [size + 2 * reflect_pad if i >= 2 else size for i, size in enumerate(input.shape)]
+    return torch.empty(sizes, dtype=input.dtype, device=input.device, memory_format=chosen)
 
 
 def _accumulate(dtype: torch.dtype) -> torch.dtype:
@@ -55,8 +57,20 @@ def _statistics_fake(
     return mean, torch.empty_like(mean)
 
 
-def _norm_act_fake(input: Tensor, *rest: Any) -> Tensor:
-    return _like(input)
+def _norm_act_fake(
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+    statistics_of_input: bool,
+    reflect_pad: int = 0,
+) -> Tensor:
+    return _like(input, reflect_pad)
 
 
 def _backward_fake(
@@ -72,6 +86,7 @@ def _backward_fake(
     negative_slope: float,
     statistics_of_input: bool,
     wanted: list[bool],
+    reflect_pad: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     nothing = input.new_empty((0,))
     return (
@@ -87,8 +102,24 @@ def _sums_fake(grad_output: Tensor, input: Tensor, mean: Tensor, *rest: Any) -> 
     return sums, torch.empty_like(sums)
 
 
-def _backward_input_fake(grad_output: Tensor, input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _like(input), _like(input) if rest[-1] else input.new_empty((0,))
+def _backward_input_fake(
+    grad_output: Tensor,
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    sum_grad: Tensor,
+    sum_grad_normalised: Tensor,
+    inverse_count: float,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+    want_residual: bool,
+    reflect_pad: int = 0,
+) -> tuple[Tensor, Tensor]:
+    return _like(input), _like(input) if want_residual else input.new_empty((0,))
 
 
 # -- the gradient of the gradient --------------------------------------------------------------------------------------
@@ -97,7 +128,7 @@ def _backward_input_fake(grad_output: Tensor, input: Tensor, *rest: Any) -> tupl
 def _second_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:7])
     ctx.attributes = inputs[7:11]
-    ctx.wanted = tuple(inputs[11])
+    ctx.wanted, ctx.reflect_pad = tuple(inputs[11]), inputs[12]
     ctx.set_materialize_grads(False)
 
 
@@ -110,7 +141,7 @@ def _second_gradient(ctx: Any, *grads: Tensor | None) -> tuple:
         statistics = None if statistics_of_input else (mean, var)
         per_sample = mean.dim() == 2
         output = definition(
-            input, weight, bias, residual, statistics, per_sample, eps, activation, negative_slope
+            input, weight, bias, residual, statistics, per_sample, eps, activation, negative_slope, ctx.reflect_pad
         )
         operands = (input, weight, bias, residual)
         pairs = [
@@ -119,14 +150,14 @@ def _second_gradient(ctx: Any, *grads: Tensor | None) -> tuple:
             if wanted and grad is not None
         ]
         if not pairs:
-            return (None,) * 12
+            return (None,) * 13
         first = torch.autograd.grad(output, [operand for operand, _ in pairs], grad_output, create_graph=True)
         of = [t for t in (grad_output, *operands) if t is not None]
         second = iter(
             torch.autograd.grad(first, of, [grad for _, grad in pairs], create_graph=again, allow_unused=True)
         )
     found = [None if t is None else next(second) for t in (grad_output, *operands)]
-    return (found[0], found[1], None, None, *found[2:], *(None,) * 5)
+    return (found[0], found[1], None, None, *found[2:], *(None,) * 6)
 
 
 def _leaf(tensor: Tensor | None, again: bool) -> Tensor | None:
@@ -147,8 +178,9 @@ def definition(
     eps: float,
     activation: str | None,
     negative_slope: float,
+    reflect_pad: int = 0,
 ) -> Tensor:
-    """activation(normalised input * weight + bias + residual) in torch ops, computed in float32 or wider.
+    """activation(normalised input * weight + bias + residual) in torch ops, computed in float32 or wider, then padded.
 
     Args:
         statistics: constant (mean, var); None takes them from the input.
@@ -160,28 +192,29 @@ def definition(
     if statistics is not None:
         output = F.batch_norm(x, *(t.detach() for t in statistics), scale, shift, False, 0.0, eps)
     elif per_sample:
-        output = F.instance_norm(x, None, None, scale, shift, True, 0.0, eps)
+        output = norm_shapes.torch_instance_norm(x, None, None, scale, shift, True, 0.0, eps)
     else:
         output = F.batch_norm(x, None, None, scale, shift, True, 0.0, eps)
     output = output if residual is None else output + residual.to(dtype)
-    return act.apply(output, activation, negative_slope).to(input.dtype)
+    return norm_shapes.pad(act.apply(output, activation, negative_slope), reflect_pad).to(input.dtype)
 
 
 # -- statistics of a group of processes --------------------------------------------------------------------------------
 
 
-def merged_statistics(input: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, int]:
-    """Mean and biased variance over the group's processes, and the number of elements of each.
+def merged_statistics(input: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance over the group's processes, and the number of elements of each, a float64 scalar.
 
     One collective of (count, means, variances) in float64. The variances of the processes and the spread of their means
-    are merged apart: E[x^2] - E[x]^2 would lose the digits of a variance that is small beside the mean.
+    are merged apart: E[x^2] - E[x]^2 would lose the digits of a variance that is small beside the mean. Nothing is
+    copied to or from the host: a GPU need not wait, and a CUDA graph can hold the call.
     """
     count = input.numel() // input.shape[1]
     if count > 0:
         mean, var = torch.ops.genlab.norm_statistics(input, False, None, None, 0.0)
     else:  # this process has no samples, yet the others wait for its call
         mean = var = input.new_zeros(input.shape[1], dtype=_accumulate(input.dtype))
-    mine = torch.cat((mean.new_tensor([count], dtype=torch.float64), mean.double(), var.double()))
+    mine = torch.cat((torch.full((1,), count, dtype=torch.float64, device=input.device), mean.double(), var.double()))
     everyone = [torch.empty_like(mine) for _ in range(group.size())]
     dist.all_gather(everyone, mine, group=group)
     table = torch.stack(everyone)
@@ -189,7 +222,7 @@ def merged_statistics(input: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, 
     total = counts.sum()
     centre = (counts * means).sum(0) / total
     spread = (counts * (variances + (means - centre) ** 2)).sum(0) / total
-    return centre.to(mean.dtype), spread.to(var.dtype), int(total.item())
+    return centre.to(mean.dtype), spread.to(var.dtype), total
 
 
 class SynchronisedNormAct(torch.autograd.Function):
@@ -197,35 +230,37 @@ class SynchronisedNormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input, weight, bias, residual, mean, var, count, eps, activation, negative_slope, group, again
-    ) -> Tensor:
-        ctx.save_for_backward(input, weight, bias, residual, mean, var)
+        ctx: Any, input, weight, bias, residual, mean, var, count, eps, activation, negative_slope, reflect_pad, group,
+        again,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(input, weight, bias, residual, mean, var, count)
         ctx.attributes = (eps, activation, negative_slope)
-        ctx.count, ctx.group, ctx.again = count, group, again
+        ctx.reflect_pad, ctx.group, ctx.again = reflect_pad, group, again
         return torch.ops.genlab.norm_act(
-            input, mean, var, weight, bias, residual, eps, activation, negative_slope, False
+            input, mean, var, weight, bias, residual, eps, activation, negative_slope, False, reflect_pad
         )
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple:
-        input, weight, bias, residual, mean, var = ctx.saved_tensors
+        input, weight, bias, residual, mean, var, count = ctx.saved_tensors
         operands = (input, weight, bias, residual)
         if torch.is_grad_enabled():  # the gradient will be differentiated: the definition, whose collectives are too
             wanted = [t for t, needed in zip(operands, ctx.needs_input_grad, strict=False) if needed]
             output = ctx.again(*operands)
             found = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=True))
             gradients = [next(found) if needed else None for needed in ctx.needs_input_grad[:4]]
-            return (*gradients, *(None,) * 8)
+            return (*gradients, *(None,) * 9)
         shared = (grad_output, input, mean, var, weight, bias, residual)
-        sums = torch.ops.genlab.norm_act_backward_sums(*shared, *ctx.attributes)
-        total = collective.all_reduce_sum(torch.cat(sums), ctx.group)
+        sums = torch.ops.genlab.norm_act_backward_sums(*shared, *ctx.attributes, ctx.reflect_pad)
+        # Means instead of sums and an inverse count of 1: the count stays on the device.
+        means = (collective.all_reduce_sum(torch.cat(sums), ctx.group) / count).to(sums[0].dtype)
         grad_input, grad_residual = torch.ops.genlab.norm_act_backward_input(
-            *shared, *total.chunk(2), 1.0 / ctx.count, *ctx.attributes, ctx.needs_input_grad[3]
+            *shared, *means.chunk(2), 1.0, *ctx.attributes, ctx.needs_input_grad[3], ctx.reflect_pad
         )
         return (
             grad_input if ctx.needs_input_grad[0] else None,
             sums[1].to(weight.dtype) if ctx.needs_input_grad[1] else None,
             sums[0].to(bias.dtype) if ctx.needs_input_grad[2] else None,
             grad_residual if ctx.needs_input_grad[3] else None,
-            *(None,) * 8,
+            *(None,) * 9,
         )

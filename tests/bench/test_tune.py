@@ -37,8 +37,9 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def outcome(shape_class: str, choice: str, *, noisy: bool = False, ratio: float = 2.0) -> tuning.Outcome:
     target = measured.target_of("cpu")
+    machine = measured.machine_of("cpu")
     entry = measured.Entry(
-        "conv2d", "cpu", "float32", target, shape_class, choice, ratio, 0.02, "a machine", 1, "2.11", "2026-01-01"
+        "conv2d", "cpu", "float32", target, shape_class, choice, ratio, 0.02, machine, 1, "2.11", "2026-01-01"
     )
     return tuning.Outcome(entry, noisy, "")
 
@@ -75,9 +76,13 @@ def test_a_measured_native_is_passed_over_without_the_library(table: Path, monke
     assert ops.conv2d(INPUT, WEIGHT).shape == (2, 5, 6, 6)
 
 
-def test_entries_of_another_instruction_set_do_not_count(table: Path) -> None:
+@pytest.mark.parametrize("what", ["target", "machine"])
+def test_entries_of_another_instruction_set_or_machine_do_not_count(table: Path, what: str) -> None:
     other = outcome(conv_class(training=False), "native")
-    entry = dataclasses.replace(other.entry, target="another")
+    tuning.save([other], table)
+    assert len(measured.entries_of("conv2d", "cpu", torch.float32)) == 1
+    entry = dataclasses.replace(other.entry, **{what: "another"})
+    table.unlink()
     tuning.save([dataclasses.replace(other, entry=entry)], table)
     assert len(measured.read(table)) == 1
     assert measured.entries_of("conv2d", "cpu", torch.float32) == []
@@ -86,7 +91,8 @@ def test_entries_of_another_instruction_set_do_not_count(table: Path) -> None:
 def test_list_ops_says_what_was_measured(table: Path) -> None:
     tuning.save([outcome("a", "native"), outcome("b", "torch", ratio=0.5)], table)
     row = next(r for r in ops.describe() if (r.op, r.device, r.dtype) == ("conv2d", "cpu", "float32"))
-    assert row.reason.endswith("; measured: native at 1 of 2 shape classes (a machine, 2026-01-01)")
+    where = f"({measured.machine_of('cpu')}, 2026-01-01)"
+    assert row.reason.endswith(f"; measured: native at 1 of 2 shape classes {where}")
 
 
 def test_what_noise_decided_is_not_written_unless_asked(table: Path) -> None:
@@ -145,6 +151,11 @@ def test_the_command_writes_a_table_that_the_ops_read(table: Path, capsys: pytes
     tree = json.loads(table.read_text())
     assert tree["schema"] == measured.SCHEMA
     assert {entry.op for entry in measured.read(table)} <= {"conv2d"}
+
+
+def test_the_time_limit_leaves_cases_out_by_name() -> None:
+    outcomes, left_out = tuning.tune(dataclasses.replace(QUICKLY, limit=0.0))
+    assert outcomes == [] and len(left_out) == 4 and "conv2d tiny" in left_out
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 9, "entries": []}', '{"schema": 1, "entries": [{"op": 1}]}'])

@@ -21,7 +21,8 @@ Pointer = ctypes.c_void_p
 class Geometry(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("n", "c", "s")),
-        *((name, ctypes.c_int32) for name in ("channels_last", "per_sample", "dtype")),
+        *((name, ctypes.c_int32) for name in ("channels_last", "per_sample", "dtype", "reflect_pad")),
+        ("w", ctypes.c_int64),
     ]
 
 
@@ -72,18 +73,19 @@ def library():
 class Problem:
     """Tensors of one normalisation in guarded memory, its exact result, and the kernels' calls."""
 
-    def __init__(self, library, shape, dtype, *, channels_last=False, per_sample=False, offset=0, seed=0):
-        self.library, self.dtype = library, dtype
+    def __init__(self, library, shape, dtype, *, channels_last=False, per_sample=False, offset=0, seed=0, pad=0):
+        self.library, self.dtype, self.pad = library, dtype, pad
         generator = torch.Generator().manual_seed(seed)
         draw = lambda *sizes: torch.randn(sizes, generator=generator, dtype=torch.float64)  # noqa: E731
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        big = [(draw(*shape) * 2 + 3).to(dtype), draw(*shape).to(dtype), draw(*shape).to(dtype)]
+        padded = (*shape[:2], shape[2] + 2 * pad, shape[3] + 2 * pad)
+        big = [(draw(*shape) * 2 + 3).to(dtype), draw(*shape).to(dtype), draw(*padded).to(dtype)]
         self.input, self.residual, self.grad_output = (Guarded(t.to(memory_format=layout), offset=offset) for t in big)
         self.wide = torch.float64 if dtype == torch.float64 else torch.float32
         channels = shape[1]
         self.weight, self.bias = (Guarded(draw(channels).to(self.wide)) for _ in range(2))
         self.geometry = Geometry(
-            shape[0], channels, shape[2] * shape[3], channels_last, per_sample, DTYPES.index(dtype)
+            shape[0], channels, shape[2] * shape[3], channels_last, per_sample, DTYPES.index(dtype), pad, shape[3]
         )
         self.per_sample, self.groups = per_sample, (shape[:2] if per_sample else (channels,))
         bytes_ = library.value("genlab_norm_act_workspace_bytes", ctypes.c_int64, ctypes.byref(self.geometry))
@@ -125,7 +127,7 @@ class Problem:
         """output, grad_input, grad_residual, grad_weight and grad_bias sums of the kernels."""
         mean, var = self.statistics()
         affine = self.affine(mean, var, activation, with_residual)
-        output, grad_input, grad_residual = self.big(), self.big(), self.big()
+        output, grad_input, grad_residual = self.output_like(self.grad_output.tensor), self.big(), self.big()
         sum_grad, sum_normalised = self.small(), self.small()
         self.call("genlab_norm_act", Forward(self.geometry, affine, self.input.pointer, output.pointer))
         gradient = (self.geometry, affine, self.grad_output.pointer, self.input.pointer)
@@ -151,7 +153,7 @@ class Problem:
         z = normalised * affine[0].reshape(sizes) + affine[1].reshape(sizes)
         # Without a residual its gradient is still that of z.
         z = z + (leaves[1] if with_residual else leaves[1] - leaves[1].detach())
-        output = act.apply(z, activation, SLOPE)
+        output = F.pad(act.apply(z, activation, SLOPE), (self.pad,) * 4, mode="reflect")
         gradients = torch.autograd.grad(output, [*leaves, *affine], self.grad_output.tensor.double())
         return [output.detach(), *gradients]
 
@@ -191,15 +193,37 @@ def test_tensors_that_start_off_a_pack_boundary_take_the_narrow_path(library):
     assert_close(problem.run("relu", True), problem.expected("relu", True), torch.float32)
 
 
+# Images of which every row is mirrored at both borders, of one mirrored twice, of several blocks.
+PADDED = [((2, 3, 2, 3), 1), ((2, 16, 5, 4), 3), ((3, 36, 9, 7), 2), ((1, 8, 40, 37), 3), ((70, 1, 4, 6), 1)]
+
+
+@pytest.mark.parametrize("channels_last, per_sample", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_mirrored_borders_and_their_folded_gradient_agree_with_the_definition(
+    library, dtype, channels_last, per_sample
+):
+    for shape, pad in PADDED:
+        problem = Problem(library, shape, dtype, channels_last=channels_last, per_sample=per_sample, pad=pad)
+        assert_close(problem.run("leaky_relu", True), problem.expected("leaky_relu", True), dtype)
+
+
+def test_mirrored_borders_off_a_pack_boundary(library):
+    problem = Problem(library, (2, 16, 5, 4), torch.float32, channels_last=True, pad=2, offset=1)
+    assert_close(problem.run("relu", False), problem.expected("relu", False), torch.float32)
+
+
 @pytest.mark.parametrize("channels_last, per_sample", LAYOUTS)
 def test_results_do_not_depend_on_the_schedule(library, channels_last, per_sample):
     results = []
     for seed in (1, 2, 3):
         library.configure(seed)
-        problem = Problem(library, (3, 8, 12, 20), torch.float32, channels_last=channels_last, per_sample=per_sample)
-        results.append(problem.run("leaky_relu", False))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        for pad in (0, 2):
+            problem = Problem(
+                library, (3, 8, 12, 20), torch.float32, channels_last=channels_last, per_sample=per_sample, pad=pad
+            )
+            results.append(problem.run("leaky_relu", False))
+    for index, other in enumerate(results):
+        assert all(torch.equal(a, b) for a, b in zip(results[index % 2], other, strict=True))
 
 
 def test_running_statistics_move_by_the_momentum(library):
@@ -219,6 +243,16 @@ def test_a_variance_small_beside_the_mean_keeps_its_digits(library):
     _, var = problem.statistics()
     expected = problem.input.tensor.double().var((0, 2, 3), unbiased=False)
     torch.testing.assert_close(var.tensor.double(), expected, rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_border_value_far_from_all_others_costs_the_variance_no_digits(library, channels_last):
+    problem = Problem(library, (1, 4, 64, 128), torch.float32, channels_last=channels_last, per_sample=True)
+    problem.input.tensor.mul_(0.001)
+    problem.input.tensor[:, :, 0, 0] = -300.0
+    _, var = problem.statistics()
+    expected = problem.input.tensor.double().var((2, 3), unbiased=False)
+    torch.testing.assert_close(var.tensor.double(), expected, rtol=2e-6, atol=0.0)
 
 
 def test_the_parameter_structs_have_the_layout_that_these_tests_declare(library):

@@ -59,3 +59,16 @@ def test_options_are_shown_and_checked(layer):
         layer(3, activation="mish")
     with pytest.raises(ValueError, match="expected impl to be one of"):
         layer(3, impl="quick")
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("layer", [gnn.InstanceNormAct2d, gnn.BatchNormAct2d])
+def test_reflect_pad_takes_the_place_of_a_reflection_pad_after_the_layer(layer, impl):
+    input, residual = torch.randn(2, 16, 5, 4, requires_grad=True), torch.randn(2, 16, 5, 4, requires_grad=True)
+    plain, padded = (layer(16, activation="relu", impl=impl, reflect_pad=pad) for pad in (0, 3))
+    assert "reflect_pad=3" in repr(padded) and "reflect_pad" not in repr(plain)
+    results = []
+    for call in (lambda *given: nn.ReflectionPad2d(3)(plain(*given)), padded):
+        output = call(input, residual)
+        results.append((output, *torch.autograd.grad((output * output.detach().sin()).sum(), (input, residual))))
+    torch.testing.assert_close(results[1], results[0])

@@ -53,7 +53,9 @@ def main(rank: int, world_size: int, folder: Path) -> None:
     rows = slice(0, None) if rank == 0 else slice(0, 0)
     input = full["wide"][rows].clone().requires_grad_()
     mean, var = torch.zeros(16), torch.ones(16)
-    output = ops.batch_norm_act(input, mean, var, training=True, activation="relu", process_group=dist.group.WORLD)
+    output = ops.batch_norm_act(
+        input, mean, var, training=True, activation="relu", reflect_pad=2, process_group=dist.group.WORLD
+    )
     (grad,) = torch.autograd.grad(output, input, full["wide_grad"][rows])
     found |= {"wide": output.detach(), "wide_input_grad": grad, "wide_mean": mean, "wide_var": var}
     torch.save(found, folder / f"rank{rank}.pt")

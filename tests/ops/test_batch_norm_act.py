@@ -111,6 +111,10 @@ REFUSALS = {
     "residual": ((X, MEAN, VAR), {"residual": X[:1]}, ValueError, "expected residual of the input's shape"),
     "activation": ((X, MEAN, VAR), {"activation": "mish"}, ValueError, "got 'mish'"),
     "eps": ((X, MEAN, VAR), {"eps": -1.0}, ValueError, "expected eps >= 0"),
+    "pad_type": ((X, MEAN, VAR), {"reflect_pad": True}, TypeError, "expected reflect_pad to be an int, got True"),
+    "pad_negative": ((X, MEAN, VAR), {"reflect_pad": -1}, ValueError, "expected reflect_pad >= 0, got -1"),
+    "pad_rank": ((X[:, :, 0], MEAN, VAR), {"reflect_pad": 1}, ValueError, r"got 1 with \(\d+, 3, \d+\)"),
+    "pad_size": ((X, MEAN, VAR), {"reflect_pad": 9}, ValueError, "expected reflect_pad less than height and width"),
     "impl": ((X, MEAN, VAR), {"impl": "mine"}, ValueError, "expected impl to be one of"),
     "native_dtype": ((X.half(), MEAN, VAR), {"impl": "native"}, NotImplementedError, "dtype float16 is not one of"),
 }  # fmt: skip

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from genlab import nn, ops
+from genlab import _extension, nn, ops
+from genlab.ops import norm_native
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = [5, 2]
@@ -28,7 +30,7 @@ def found(tmp_path_factory):
     image = (sum(SHARES), 3, 4, 4)
     full = {"input": draw(*image) * 2 + 3, "residual": draw(*image), "grad_output": draw(*image), "weight": draw(3),
             "bias": draw(3), "mean": draw(3), "var": draw(3).abs(), "shares": SHARES}  # fmt: skip
-    full |= {"wide": torch.randn(4, 16, 8, 8, generator=generator), "wide_grad": torch.randn(4, 16, 8, 8)}
+    full |= {"wide": torch.randn(4, 16, 8, 8, generator=generator), "wide_grad": torch.randn(4, 16, 12, 12)}
     torch.save(full, folder / "full.pt")
     script = Path(__file__).parent / "synchronised_batch_norm.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -98,10 +100,28 @@ def test_a_process_without_samples_takes_part(found):
     full, ranks = found
     input = full["wide"].clone().requires_grad_()
     mean, var = torch.zeros(16), torch.ones(16)
-    output = ops.batch_norm_act(input, mean, var, training=True, activation="relu", impl="torch")
+    output = ops.batch_norm_act(input, mean, var, training=True, activation="relu", reflect_pad=2, impl="torch")
     (grad,) = torch.autograd.grad(output, input, full["wide_grad"])
     torch.testing.assert_close(gathered(ranks, "wide"), output.detach())
     torch.testing.assert_close(gathered(ranks, "wide_input_grad"), grad)
     for rank in ranks:
         torch.testing.assert_close(rank["wide_mean"], mean)
         torch.testing.assert_close(rank["wide_var"], var)
+
+
+@pytest.mark.skipif(not _extension.available(), reason="genlab._C is not built")
+def test_the_merged_statistics_read_nothing_back_to_the_host(monkeypatch):
+    """A fake tensor has no values: reading one back, which would stall a GPU and break a graph, raises."""
+
+    class Group:
+        def size(self) -> int:
+            return 3
+
+    def all_gather(everyone, mine, group):
+        for other in everyone:
+            other.copy_(mine)
+
+    monkeypatch.setattr(norm_native.dist, "all_gather", all_gather)
+    with FakeTensorMode():
+        mean, var, count = norm_native.merged_statistics(torch.randn(2, 5, 4, 4), Group())
+    assert (mean.shape, var.shape, count.shape, count.dtype) == ((5,), (5,), (), torch.float64)

@@ -53,6 +53,27 @@ def test_differentiates_twice(impl, use_input_stats):
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("input_layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_the_gradient_of_one_sample_does_not_depend_on_the_memory_order(impl, input_layout):
+    """torch's own is wrong here: see norm_shapes.torch_instance_norm."""
+    input, grad_output = torch.randn(1, 16, 5, 6), torch.randn(1, 16, 5, 6)
+    for created in (False, True):
+        found = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            leaf = input.contiguous(memory_format=input_layout).requires_grad_()
+            output = ops.instance_norm_act(leaf, activation="tanh", impl=impl)
+            given = grad_output.contiguous(memory_format=layout).requires_grad_()
+            (grad,) = torch.autograd.grad(output, leaf, given, create_graph=created)
+            found.append(torch.autograd.grad(grad, leaf, given)[0] if created else grad)
+        torch.testing.assert_close(*found)
+        if not created:
+            exact = input.double().requires_grad_()
+            value = ops.instance_norm_act(exact, activation="tanh", impl="reference")
+            (expected,) = torch.autograd.grad(value, exact, grad_output.double())
+            torch.testing.assert_close(found[0].double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_an_empty_batch_passes(impl):
     assert ops.instance_norm_act(torch.randn(0, 3, 4, 4), activation="relu", impl=impl).shape == (0, 3, 4, 4)
@@ -72,6 +93,10 @@ REFUSALS = {
     "residual": ((X,), {"residual": X[:1]}, ValueError, "expected residual of the input's shape"),
     "activation": ((X,), {"activation": "mish"}, ValueError, "got 'mish'"),
     "eps": ((X,), {"eps": -1.0}, ValueError, "expected eps >= 0"),
+    "pad_type": ((X,), {"reflect_pad": 1.0}, TypeError, "expected reflect_pad to be an int, got 1.0"),
+    "pad_negative": ((X,), {"reflect_pad": -1}, ValueError, "expected reflect_pad >= 0, got -1"),
+    "pad_rank": ((X[0],), {"reflect_pad": 1}, ValueError, r"input of shape \(N, C, H, W\), got 1 with \(3, 4, 4\)"),
+    "pad_size": ((X,), {"reflect_pad": 4}, ValueError, "expected reflect_pad less than height and width"),
     "impl": ((X,), {"impl": "mine"}, ValueError, "expected impl to be one of"),
     "native_dtype": ((X.half(),), {"impl": "native"}, NotImplementedError, "dtype float16 is not one of"),
 }

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from helpers import Sample, check_compiles, check_op
 
 from genlab import _extension, ops
+from genlab.ops import implementation, norm_tuning
 
 IMPLEMENTATIONS = ["torch", "reference", *(["native"] if _extension.available() else [])]
 native = pytest.mark.skipif(not _extension.available(), reason="genlab._C is not built")
@@ -130,3 +131,18 @@ def test_refuses_with_a_sentence(name):
     with pytest.raises(error, match=message) as caught:
         ops.layer_norm_act(*arguments, **keywords)
     assert str(caught.value).startswith("layer_norm_act: ")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_auto_runs_natively_where_the_rest_rides_along(dtype, monkeypatch):
+    monkeypatch.setattr(norm_tuning, "_HAS_AVX512", True)
+    big, small = torch.randn(64, 512, 64, dtype=dtype), torch.randn(4, 64, dtype=dtype)
+    choose = lambda x, activation, residual: implementation.choose("layer_norm_act", "auto", x, activation, residual)  # noqa: E731
+    quicker = "native" if _extension.available() else "torch"
+    assert choose(big, None, True) == choose(big, "relu", False) == quicker
+    assert choose(big, None, False) == ("torch" if dtype == torch.float32 else quicker)
+    assert choose(big, "gelu", True) == choose(small, "relu", True) == "torch"
+    found = ops.layer_norm_act(big, (64,), activation="relu", residual=big)
+    expected = ops.layer_norm_act(big, (64,), activation="relu", residual=big, impl="reference")
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

@@ -30,6 +30,7 @@ struct NormFactors {
   // Statistic `statistic` belongs to `channel`; the next kCount are `step` apart: 1 where a pack runs over channels, 0 where
   // it runs over positions of one.
   GENLAB_HOST_DEVICE NormFactors(const NormActAffine& affine, int64_t statistic, int64_t channel, int step) {
+#pragma unroll
     for (int j = 0; j < kCount; ++j) {
       mean[j] = static_cast<const A*>(affine.mean)[statistic + j * step];
       rstd[j] = A(1) / sqrt(static_cast<const A*>(affine.var)[statistic + j * step] + static_cast<A>(affine.eps));
