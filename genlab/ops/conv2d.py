@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import implementation, shapes
+from genlab.ops import conv_mixed, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -86,6 +86,10 @@ def conv2d(
         )
     if padding_mode == "reflect" or extra != (0, 0):
         input, before = pad(input, before, extra, padding_mode), (0, 0)
+    if chosen == "mixed":
+        dtype = implementation.effective_dtype(input)
+        output = conv_mixed.convolve(input, weight, bias, stride, before, dilation, dtype)
+        return act.apply_(output, activation, negative_slope)
     if chosen == "torch":
         output = F.conv2d(input, weight, bias, stride, before, dilation, groups)
         return act.apply_(output, activation, negative_slope)

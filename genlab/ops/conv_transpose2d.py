@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import implementation, shapes
+from genlab.ops import conv_mixed, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -89,6 +89,12 @@ def conv_transpose2d(
         return _native(
             input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope
         )
+    if chosen == "mixed":
+        output = conv_mixed.convolve(
+            input, weight, bias, stride, padding, dilation, implementation.effective_dtype(input),
+            transposed=True, output_padding=output_padding,
+        )  # fmt: skip
+        return act.apply_(output, activation, negative_slope)
     if chosen == "torch":
         output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
         return act.apply_(output, activation, negative_slope)

@@ -3,6 +3,7 @@
 native      this project's kernels (genlab._C); never falls back, raises with the reasons
 torch       the calls a PyTorch user would write
 reference   the definition written out in plain torch, for checks
+mixed       only chosen by auto: torch's forward and input gradient, the native weight gradient (conv_mixed.py)
 auto        what was measured to be quicker for calls of this class (measured.py), else the row of `RULES` that fits
 """
 
@@ -43,8 +44,8 @@ NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act")
 class Rule:
     """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints.
 
-    The first rule that fits an op, device, dtype and shape counts; one whose choice is native is passed over where the
-    extension is not loaded, and inside torch.func's transforms and forward-mode differentiation.
+    The first rule that fits an op, device, dtype and shape counts; one whose choice is native or mixed is passed over
+    where the extension is not loaded, and inside torch.func's transforms and forward-mode differentiation.
     """
 
     op: str
@@ -68,9 +69,11 @@ RULES = (
     Rule("conv1d", "cpu", "torch", _ONEDNN),
     Rule("conv1d", "cuda", "torch", _CUDNN),
     Rule("conv2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
+    Rule("conv2d", "cpu", "mixed", tuning.mixed_summary(), (torch.bfloat16,), tuning.mixed_wins),
     Rule("conv2d", "cpu", "torch", _ONEDNN),
     Rule("conv2d", "cuda", "torch", _CUDNN),
     Rule("conv_transpose2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
+    Rule("conv_transpose2d", "cpu", "mixed", tuning.mixed_summary(), (torch.bfloat16,), tuning.mixed_wins),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
     Rule("batch_norm_act", "cpu", "torch", _NORM_SHAPES, _NORM_DTYPES, norm_tuning.torch_wins),
@@ -124,7 +127,7 @@ def default_impl(impl: str) -> Iterator[None]:
 
 
 def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
-    """The implementation to run: "native", "torch" or "reference".
+    """The implementation to run: "native", "torch", "reference" or, for `auto` only, "mixed".
 
     shape: what rules for some shapes only look at beside the input, see `Rule.fits`; without it they and the table of
     measurements are skipped, and the choice follows from op, device and dtype alone.
@@ -157,7 +160,7 @@ def _rule(op: str, device: str, dtype: torch.dtype, input: Tensor | None = None,
             continue
         if rule.fits is not None and not (shape and rule.fits(input, *shape)):
             continue
-        if rule.choice != "native" or _native_may_be_picked(device):
+        if rule.choice == "torch" or _native_may_be_picked(device):
             return rule
     return None
 

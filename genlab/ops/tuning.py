@@ -3,6 +3,9 @@
 The Winograd convolutions (csrc/cpu/winograd.h) save 2.5 to 4 times the multiplications and pay for it with transforms.
 A row of `WINOGRAD` says from where on they win in all of forward, input gradient and weight gradient, since autograd
 takes the three together; its ratios are the least and the greatest of torch's time over ours at the shapes measured.
+
+In bfloat16 oneDNN's forward pass and input gradient are at the processor's peak and stay torch's; `mixed_wins` says
+where the weight gradient of csrc/cpu/conv2d_bf16.h is quicker.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ LEAST_SAVING = 1.9
 
 # Asked once: torch.compile cannot trace the question.
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+# The processors that the bfloat16 kernels were timed on: with AMX oneDNN has another engine altogether.
+_HAS_BF16_PRODUCTS = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 @dataclass(frozen=True)
@@ -100,3 +105,44 @@ def winograd_summary() -> str:
             f"{row.ratios[0]:g}-{row.ratios[1]:g}x"
         )
     return f"Winograd for {', '.join(parts)} of oneDNN ({MACHINE})"
+
+
+# Below so many channels the native weight gradient packs as long as it multiplies.
+MIXED_LEAST_CHANNELS = 64
+MIXED_LEAST_PRODUCTS = 1 << 27
+MIXED_RATIOS = (1.0, 1.9)
+
+
+def mixed_wins(
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    padding_mode: str,
+    grid: Pair,
+) -> bool:
+    """Whether the native weight gradient is quicker than torch's at this bfloat16 convolution on the CPU.
+
+    Args as of `winograd_wins`. Without a weight gradient to compute there is nothing to win.
+    """
+    if torch.compiler.is_compiling() or not (weight.requires_grad and torch.is_grad_enabled()):
+        return False
+    first, second, kernel_h, kernel_w = weight.shape
+    return (
+        groups == 1
+        and input.stride(1) == 1
+        and min(first, second) >= MIXED_LEAST_CHANNELS
+        and input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second >= MIXED_LEAST_PRODUCTS
+        and _HAS_BF16_PRODUCTS
+    )
+
+
+def mixed_summary() -> str:
+    """The class in words, for `genlab list ops` and `genlab doctor`."""
+    return (
+        f"torch's convolution and input gradient with the native weight gradient, channels_last from "
+        f"{MIXED_LEAST_CHANNELS} channels {MIXED_RATIOS[0]:g}-{MIXED_RATIOS[1]:g}x of oneDNN's (AMD EPYC Zen 4, "
+        f"AVX512_BF16 without AMX, torch 2.14, one thread and two)"
+    )
