@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import conv_mixed, implementation, shapes
+from genlab.ops import conv_matmul, conv_mixed, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -84,6 +84,8 @@ def conv2d(
         return _native(
             input, weight, bias, stride, before, extra, dilation, groups, padding_mode, activation, negative_slope
         )
+    if chosen == "matmul":
+        return act.apply_(conv_matmul.covering_conv2d(input, weight, bias), activation, negative_slope)
     if padding_mode == "reflect" or extra != (0, 0):
         input, before = pad(input, before, extra, padding_mode), (0, 0)
     if chosen == "mixed":

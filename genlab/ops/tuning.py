@@ -107,10 +107,12 @@ def winograd_summary() -> str:
     return f"Winograd for {', '.join(parts)} of oneDNN ({MACHINE})"
 
 
-# Below so many channels the native weight gradient packs as long as it multiplies.
-MIXED_LEAST_CHANNELS = 64
+# Below so many input channels the vectors of the native weight gradient are not filled. oneDNN's sums along rows of the
+# output and loses its speed where they are short; at 16 columns and more the two are equal.
+MIXED_LEAST_CHANNELS = 32
+MIXED_WIDEST = 8
 MIXED_LEAST_PRODUCTS = 1 << 27
-MIXED_RATIOS = (1.0, 1.9)
+MIXED_RATIOS = (1.1, 1.9)
 
 
 def mixed_wins(
@@ -134,6 +136,7 @@ def mixed_wins(
         groups == 1
         and input.stride(1) == 1
         and min(first, second) >= MIXED_LEAST_CHANNELS
+        and grid[1] <= MIXED_WIDEST
         and input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second >= MIXED_LEAST_PRODUCTS
         and _HAS_BF16_PRODUCTS
     )
@@ -141,8 +144,9 @@ def mixed_wins(
 
 def mixed_summary() -> str:
     """The class in words, for `genlab list ops` and `genlab doctor`."""
+    least, most = MIXED_RATIOS
     return (
-        f"torch's convolution and input gradient with the native weight gradient, channels_last from "
-        f"{MIXED_LEAST_CHANNELS} channels {MIXED_RATIOS[0]:g}-{MIXED_RATIOS[1]:g}x of oneDNN's (AMD EPYC Zen 4, "
-        f"AVX512_BF16 without AMX, torch 2.14, one thread and two)"
+        "torch's convolution and input gradient with the native weight gradient, channels_last from "
+        f"{MIXED_LEAST_CHANNELS} channels, at most {MIXED_WIDEST} columns of output, {least:g}-{most:g}x of oneDNN's "
+        "(AMD EPYC Zen 4, AVX512_BF16 without AMX, torch 2.14, one thread and two)"
     )
