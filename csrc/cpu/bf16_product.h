@@ -55,8 +55,28 @@ struct WeightProduct {
   BFloat16* grad_bias;  // null where not wanted
 };
 
-// Both need AVX512_BF16. Every element is summed in one order, whatever the number of threads.
+// target(n, row, column)[c] = act(bias[c] + sum over all pixels (i, j) of the source and taps (r, s) with
+//     row = i * stride_h - padding_h + r, column = j * stride_w - padding_w + s  of
+//     sum over k of source(n, i, j)[k] * weight[k * weight_channel + (r * kw + s) * channels + c])
+// for few channels of the target: each source pixel is multiplied with the whole kernel and the products are spread.
+struct SpreadProduct {
+  int64_t n, h, w, channels;  // target, its pixels next to each other in a row
+  BFloat16* target;
+  int64_t target_n, target_row;
+  const BFloat16* source;
+  int64_t source_n, source_row, source_column;
+  int64_t source_h, source_w, source_channels;  // an even number of channels
+  const BFloat16* weight;
+  int64_t weight_channel;
+  int64_t kh, kw, stride_h, stride_w, padding_h, padding_w;
+  const BFloat16* bias;  // null for none
+  Activation activation;
+  float negative_slope;
+};
+
+// All need AVX512_BF16. Every element is summed in one order, whatever the number of threads.
 void multiply_pixels(const std::vector<PixelProduct>& products, const ParallelFor& parallel_for);
+void multiply_and_spread(const SpreadProduct& product, const ParallelFor& parallel_for);
 void multiply_weights(const WeightProduct& product, const ParallelFor& parallel_for);
 
 }  // namespace genlab::cpu::bf16

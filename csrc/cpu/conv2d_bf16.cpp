@@ -14,6 +14,7 @@ namespace {
 
 using bf16::AxisTaps;
 using bf16::PixelProduct;
+using bf16::SpreadProduct;
 using bf16::WeightProduct;
 
 bool machine_has_bf16_products() {
@@ -66,6 +67,39 @@ AxisTaps phase_taps(const Phase& phase, int64_t size, int64_t step, int64_t padd
   return axis;
 }
 
+constexpr int64_t kFewChannels = 4;       // an image's: a quarter of a vector
+constexpr int64_t kLeastSpreadImages = 2;  // which the threads share
+
+// The gradient of an image of few channels, or a transposed convolution's output of them, with the weight in the order that
+// lets a source pixel be multiplied with the whole kernel at once.
+bool spreads(const Conv2dBackwardInputParams& p) {
+  const Conv2dGeometry& g = p.geometry;
+  return g.c_in <= kFewChannels && g.c_out % 2 == 0 && g.dilation_h == 1 && g.dilation_w == 1 && g.reflect == 0 &&
+         g.n >= kLeastSpreadImages && p.grad_input_stride[3] == g.c_in && (g.c_in == 1 || p.weight_stride[1] == 1) &&
+         p.weight_stride[3] == g.c_in && p.weight_stride[2] == g.kw * g.c_in;
+}
+
+void spread(const Conv2dBackwardInputParams& p, const ParallelFor& parallel_for) {
+  const Conv2dGeometry& g = p.geometry;
+  SpreadProduct product{};
+  product.n = g.n, product.h = g.h, product.w = g.w, product.channels = g.c_in;
+  product.target = static_cast<BFloat16*>(p.grad_input);
+  product.target_n = p.grad_input_stride[0], product.target_row = p.grad_input_stride[2];
+  product.source = static_cast<const BFloat16*>(p.grad_output);
+  product.source_n = p.grad_output_stride[0];
+  product.source_row = p.grad_output_stride[2], product.source_column = p.grad_output_stride[3];
+  product.source_h = g.h_out, product.source_w = g.w_out, product.source_channels = g.c_out;
+  product.weight = static_cast<const BFloat16*>(p.weight);
+  product.weight_channel = p.weight_stride[0];
+  product.kh = g.kh, product.kw = g.kw;
+  product.stride_h = g.stride_h, product.stride_w = g.stride_w;
+  product.padding_h = g.padding_h, product.padding_w = g.padding_w;
+  product.bias = static_cast<const BFloat16*>(p.bias);
+  product.activation = p.activation;
+  product.negative_slope = static_cast<float>(p.negative_slope);
+  bf16::multiply_and_spread(product, parallel_for);
+}
+
 }  // namespace
 
 bool bf16_serves(const Conv2dForwardParams& p) {
@@ -111,6 +145,7 @@ void bf16_forward(const Conv2dForwardParams& p, const ParallelFor& parallel_for)
 }
 
 void bf16_backward_input(const Conv2dBackwardInputParams& p, const ParallelFor& parallel_for) {
+  if (spreads(p)) return spread(p, parallel_for);
   const Conv2dGeometry& g = p.geometry;
   std::vector<PixelProduct> products;
   for (const Phase& rows : phases(g.h, g.kh, g.stride_h, g.padding_h, g.dilation_h)) {

@@ -1,7 +1,8 @@
-"""Convolutions by direction: torch forward and for the input's gradient, native for the weight's gradient.
+"""bfloat16 convolutions by direction: torch's where oneDNN is at the CPU's peak, native ones where it is not.
 
-oneDNN runs the first two near the CPU's peak in bfloat16; its weight gradient, where few images have many channels, at
-half of it (csrc/cpu/conv2d_bf16.h is what runs instead). `auto` takes this where `tuning.mixed_wins` says so.
+Those are the weight's gradient of small images, and images of few channels in the transposed direction: a generator's
+last layer forward, a discriminator's first one backward (csrc/cpu/conv2d_bf16.h). `auto` takes this where
+`tuning.mixed_wins` says so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genlab.ops import tuning
 from genlab.ops.shapes import Pair
 
 
@@ -27,8 +29,14 @@ class _MixedConvolution(torch.autograd.Function):
         ctx.attributes = (stride, padding, dilation)
         ctx.transposed, ctx.output_padding = transposed, output_padding
         if transposed:
+            ctx.grid = tuple(input.shape[2:])
+            if tuning.spread_wins(input, weight, dilation):
+                attributes = (stride, padding, output_padding, 1, dilation, None, 0.0)
+                return torch.ops.genlab.conv_transpose2d(input, weight, bias, *attributes)
             return F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, 1, dilation)
-        return F.conv2d(input, weight, bias, stride, padding, dilation)
+        output = F.conv2d(input, weight, bias, stride, padding, dilation)
+        ctx.grid = tuple(output.shape[2:])
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple:
@@ -36,22 +44,30 @@ class _MixedConvolution(torch.autograd.Function):
         wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
         with torch.autocast(grad_output.device.type, enabled=False):
-            if wants_input:
-                grad_input = torch.ops.aten.convolution_backward(
-                    grad_output, input, weight, None, *ctx.attributes, ctx.transposed, ctx.output_padding, 1,
-                    (True, False, False),
-                )[0]  # fmt: skip
-            if wants_weight:
-                # The kernel takes whole pixels; a gradient that arrives in another order costs a copy.
-                grad_output = grad_output.contiguous(memory_format=torch.channels_last)
-                ends = (input, grad_output) if ctx.transposed else (grad_output, input)
+            # The kernels take whole pixels; a gradient that arrives in another order costs a copy.
+            pixels = grad_output.contiguous(memory_format=torch.channels_last)
+            spreads = not ctx.transposed and tuning.spread_wins(grad_output, weight, ctx.attributes[2])
+            packs = tuning.weight_gradient_wins(weight, ctx.grid)
+            if wants_input and spreads:
+                grad_input = torch.ops.genlab.conv2d_backward_input(
+                    pixels, weight, input.shape[2:], *ctx.attributes, 1, "zeros"
+                )
+            if wants_weight and packs:
+                ends = (input, pixels) if ctx.transposed else (pixels, input)
                 with_bias = wants_bias and not ctx.transposed
-                grad_weight, grad_bias = torch.ops.genlab.conv2d_backward_weight(
+                grad_weight, sums = torch.ops.genlab.conv2d_backward_weight(
                     *ends, weight.shape[2:], *ctx.attributes, 1, "zeros", with_bias
                 )
-            if wants_bias and (ctx.transposed or not wants_weight):
+                grad_bias = sums if with_bias else None
+            mask = (wants_input and not spreads, wants_weight and not packs, False)
+            if any(mask):
+                theirs = torch.ops.aten.convolution_backward(
+                    grad_output, input, weight, None, *ctx.attributes, ctx.transposed, ctx.output_padding, 1, mask
+                )
+                grad_input, grad_weight = theirs[0] if mask[0] else grad_input, theirs[1] if mask[1] else grad_weight
+            if wants_bias and grad_bias is None:
                 grad_bias = grad_output.sum((0, 2, 3))
-        return (grad_input, grad_weight, grad_bias if wants_bias else None, *(None,) * 5)
+        return (grad_input, grad_weight, grad_bias, *(None,) * 5)
 
 
 def convolve(

@@ -112,7 +112,12 @@ def winograd_summary() -> str:
 MIXED_LEAST_CHANNELS = 32
 MIXED_WIDEST = 8
 MIXED_LEAST_PRODUCTS = 1 << 27
-MIXED_RATIOS = (1.1, 1.9)
+WEIGHT_GRADIENT_RATIOS = (1.1, 1.9)
+# An image of few channels, with many on the other side: oneDNN fills a vector's lanes with the few.
+SPREAD_MOST_CHANNELS = 4
+SPREAD_LEAST_CHANNELS = 32
+SPREAD_LEAST_PRODUCTS = 1 << 22
+SPREAD_RATIOS = (2.7, 6.8)
 
 
 def mixed_wins(
@@ -125,28 +130,54 @@ def mixed_wins(
     padding_mode: str,
     grid: Pair,
 ) -> bool:
-    """Whether the native weight gradient is quicker than torch's at this bfloat16 convolution on the CPU.
+    """Whether a direction of this bfloat16 convolution that may be asked for is quicker native than as torch's.
 
-    Args as of `winograd_wins`. Without a weight gradient to compute there is nothing to win.
+    Args as of `winograd_wins`.
     """
-    if torch.compiler.is_compiling() or not (weight.requires_grad and torch.is_grad_enabled()):
+    if torch.compiler.is_compiling() or groups != 1 or not _HAS_BF16_PRODUCTS:
+        return False
+    if input.stride(1) != 1 and input.shape[1] != 1:
         return False
     first, second, kernel_h, kernel_w = weight.shape
+    products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
+    differentiated = torch.is_grad_enabled()
+    learns = differentiated and weight.requires_grad and products >= MIXED_LEAST_PRODUCTS
+    if learns and weight_gradient_wins(weight, grid):
+        return True
+    # A transposed convolution has its few channels after it, a convolution before it.
+    asked = input.shape[1] == first or (differentiated and input.requires_grad)
+    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation)
+
+
+def weight_gradient_wins(weight: Tensor, grid: Pair) -> bool:
+    """Whether the native bfloat16 weight gradient is quicker, of a weight of at least so many channels each way."""
+    return min(weight.shape[0], weight.shape[1]) >= MIXED_LEAST_CHANNELS and grid[1] <= MIXED_WIDEST
+
+
+def spread_wins(input: Tensor, weight: Tensor, dilation: Pair) -> bool:
+    """Whether the native transposed direction is quicker: to an image of few channels, several images, no dilation.
+
+    Args:
+        input: what has the batch.
+        weight: (many, few, kernel height, kernel width), input channels (few) next to each other.
+    """
+    many, few = weight.shape[:2]
     return (
-        groups == 1
-        and input.stride(1) == 1
-        and min(first, second) >= MIXED_LEAST_CHANNELS
-        and grid[1] <= MIXED_WIDEST
-        and input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second >= MIXED_LEAST_PRODUCTS
-        and _HAS_BF16_PRODUCTS
+        few <= SPREAD_MOST_CHANNELS
+        and many >= SPREAD_LEAST_CHANNELS
+        and many % 2 == 0
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and dilation == (1, 1)
+        and input.shape[0] >= 4
     )
 
 
 def mixed_summary() -> str:
-    """The class in words, for `genlab list ops` and `genlab doctor`."""
-    least, most = MIXED_RATIOS
+    """The classes in words, for `genlab list ops` and `genlab doctor`."""
+    wgrad, spread = WEIGHT_GRADIENT_RATIOS, SPREAD_RATIOS
     return (
-        "torch's convolution and input gradient with the native weight gradient, channels_last from "
-        f"{MIXED_LEAST_CHANNELS} channels, at most {MIXED_WIDEST} columns of output, {least:g}-{most:g}x of oneDNN's "
-        "(AMD EPYC Zen 4, AVX512_BF16 without AMX, torch 2.14, one thread and two)"
+        "by direction, channels_last: torch's but for the native weight gradient "
+        f"from {MIXED_LEAST_CHANNELS} channels and up to {MIXED_WIDEST} columns of output "
+        f"{wgrad[0]:g}-{wgrad[1]:g}x, and the native transposed direction to images of up to {SPREAD_MOST_CHANNELS} "
+        f"channels {spread[0]:g}-{spread[1]:g}x of oneDNN's (AMD EPYC Zen 4, AVX512_BF16 without AMX, torch 2.14)"
     )

@@ -26,6 +26,10 @@ SHAPES = [
     (4, 1, 0, 1, 6, 40, 1, 4, 4),
     (5, 3, 2, 1, 2, 1, 7, 16, 13),
     (4, 2, 1, 1, 40, 64, 32, 16, 16),
+    (4, 2, 1, 1, 3, 3, 64, 32, 28),  # from here on few channels of the image: products of pixels are spread
+    (7, 1, 3, 1, 2, 3, 32, 12, 9),
+    (5, 3, 2, 1, 2, 1, 8, 16, 13),
+    (3, 2, 4, 1, 2, 4, 10, 7, 8),
 ]
 needs_products = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no products of bfloat16 pairs"
@@ -172,6 +176,20 @@ def test_auto_is_mixed_where_a_weight_gradient_follows_and_torch_elsewhere(monke
     assert chosen(x, weight) == "torch"
 
 
+@needs_products
+def test_auto_is_mixed_where_an_image_of_few_channels_is_computed_in_the_transposed_direction(monkeypatch):
+    monkeypatch.setattr(tuning, "_HAS_BF16_PRODUCTS", True)
+    image, weight, features = draw(8, 3, 32, 32), draw(64, 3, 4, 4, seed=1), draw(8, 64, 16, 16)
+    assert chosen(image.clone(memory_format=torch.preserve_format).requires_grad_(), weight) == "mixed"
+    assert chosen(image, weight) == "torch"  # no gradient of the image
+    attributes = ((2, 2), (1, 1), (1, 1), 1, "zeros", (16, 16))
+    with torch.no_grad():
+        assert implementation.choose("conv_transpose2d", "auto", features, weight, *attributes) == "mixed"
+    for other in (features[:1].contiguous(memory_format=LAST), features.contiguous()):
+        assert implementation.choose("conv_transpose2d", "auto", other, weight, *attributes) == "torch"
+    assert implementation.choose("conv_transpose2d", "auto", features, weight.contiguous(), *attributes) == "torch"
+
+
 def test_auto_is_torch_without_the_library(monkeypatch):
     monkeypatch.setattr(tuning, "_HAS_BF16_PRODUCTS", True)
     monkeypatch.setattr(_extension, "_module", None)
@@ -198,6 +216,7 @@ def always_mixed(monkeypatch):
     monkeypatch.setattr(tuning, "_HAS_BF16_PRODUCTS", True)
     monkeypatch.setattr(tuning, "MIXED_LEAST_CHANNELS", 1)
     monkeypatch.setattr(tuning, "MIXED_LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(tuning, "SPREAD_LEAST_PRODUCTS", 1)
     calls = []
     original = conv_mixed.convolve
     monkeypatch.setattr(conv_mixed, "convolve", lambda *a, **k: calls.append(1) or original(*a, **k))
@@ -227,6 +246,28 @@ def test_mixed_is_torch_forward_and_native_in_the_weight_gradient(always_mixed, 
     for mixed, peer, e in zip(results["auto"][2:], results["torch"][2:], expected[1:], strict=True):
         assert mixed.dtype == BF16
         assert error(mixed, e) <= 2 * error(peer, e)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_mixed_at_images_of_few_channels(always_mixed, monkeypatch, transposed, channels):
+    monkeypatch.setattr(tuning, "MIXED_LEAST_CHANNELS", 32)
+    few, many = draw(5, channels, 12, 12), draw(5, 64, 6, 6, seed=3)
+    x = many if transposed else few
+    weight, bias = draw(64, channels, 4, 4, seed=1), draw(channels if transposed else 64, seed=2)
+    results = {}
+    for impl, dtype in (("auto", BF16), ("torch", BF16), ("torch", torch.float64)):
+        leaves = [t.to(dtype).clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, weight, bias)]
+        run = ops.conv_transpose2d if transposed else ops.conv2d
+        y = run(*leaves, 2, 1, impl=impl)
+        grad = draw(*y.shape, seed=4).to(dtype)
+        results[impl, dtype] = [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+    assert always_mixed == [1]
+    exact = results["torch", torch.float64]
+    for found, peer, e in zip(results["auto", BF16], results["torch", BF16], exact, strict=True):
+        assert error(found, e) <= 2 * error(peer, e)
+    spread = 0 if transposed else 1  # what the native direction computed
+    assert_rounded_once(results["auto", BF16][spread], exact[spread])
 
 
 @pytest.mark.parametrize("transposed", [False, True])
