@@ -57,6 +57,10 @@ def conv2d(
         stride 2, channels in multiples of 16 (csrc/cpu/winograd.h; `auto` takes it where `genlab.ops.tuning` says so).
         Results are within about 2e-6 of the exact ones (relative, Frobenius norm), the same bits for any number of
         threads, and a NaN or an infinity in the input makes NaN of whole 4x4 tiles of the output.
+        bfloat16 on a CPU with AVX512_BF16 sums products of pairs in float32 and rounds once (csrc/cpu/conv2d_bf16.h);
+        subnormal values count as zero there, as in oneDNN. `auto` may also mix: directions that torch runs at the
+        processor's peak are torch's, the others native (`genlab.ops.tuning.mixed_wins`), and a kernel as large as the
+        image is one matrix product.
 
     Example:
         >>> images = torch.randn(8, 3, 64, 64)
