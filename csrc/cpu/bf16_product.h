@@ -19,7 +19,8 @@ struct AxisTaps {
 };
 
 // target(n, row, column)[k] = act(bias[k] + sum over taps (r, s) and c < channels of
-//     source[n * source_n + rows(r, row) + columns(s, column) + c] * weight[weight_tap[r, s] + c * weight_channel + k * weight_out])
+//     source[n * source_n + rows(r, row) + columns(s, column) + c] *
+//     weight[weight_tap[r, s] + c * weight_channel + k * weight_out])
 struct PixelProduct {
   int64_t n;
   AxisTaps rows, columns;
