@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/conv2d_bf16.h"
+#include "cpu/conv_phases.h"
 #include "cpu/gathered_product.h"
 #include "kernels/common/conv_index.h"
 
@@ -79,24 +81,6 @@ void forward(const Conv2dForwardParams& p, const ParallelFor& parallel_for) {
         finish(pixel.n, channel, pixel.row, pixel.column, sum);
       },
       parallel_for);
-}
-
-// One sub-pixel phase along one axis: the input positions first, first + stride, ... and the taps that reach them.
-struct Phase {
-  int64_t first, count;
-  std::vector<int64_t> taps;
-};
-
-std::vector<Phase> phases(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
-  const int64_t step = tap_step(stride, dilation);
-  std::vector<Phase> found;
-  for (int64_t first = 0; first < std::min(stride, size); ++first) {
-    Phase phase{first, ceil_div(size - first, stride), {}};
-    const int64_t tap = first_tap(first + padding, stride, dilation, step);
-    for (int64_t r = tap; tap >= 0 && r < kernel; r += step) phase.taps.push_back(r);
-    found.push_back(std::move(phase));
-  }
-  return found;
 }
 
 // store(n, channel, row, column, sum) takes each element of the gradient. Zero padding only.
@@ -290,18 +274,21 @@ void backward_weight(const Conv2dBackwardWeightParams& p, const ParallelFor& par
 }  // namespace
 
 void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parallel_for) {
+  if (bf16_serves(params)) return bf16_forward(params, parallel_for);
   with_cpu_dtype("conv2d", params.geometry.dtype, [&](auto element) {
     forward<decltype(element)>(params, parallel_for);
   });
 }
 
 void conv2d_backward_input(const Conv2dBackwardInputParams& params, const ParallelFor& parallel_for) {
+  if (bf16_serves(params)) return bf16_backward_input(params, parallel_for);
   with_cpu_dtype("conv2d_backward_input", params.geometry.dtype, [&](auto element) {
     backward_input<decltype(element)>(params, parallel_for);
   });
 }
 
 void conv2d_backward_weight(const Conv2dBackwardWeightParams& params, const ParallelFor& parallel_for) {
+  if (bf16_serves(params)) return bf16_backward_weight(params, parallel_for);
   with_cpu_dtype("conv2d_backward_weight", params.geometry.dtype, [&](auto element) {
     backward_weight<decltype(element)>(params, parallel_for);
   });

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import implementation, shapes
+from genlab.ops import conv_matmul, conv_mixed, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -57,6 +57,10 @@ def conv2d(
         stride 2, channels in multiples of 16 (csrc/cpu/winograd.h; `auto` takes it where `genlab.ops.tuning` says so).
         Results are within about 2e-6 of the exact ones (relative, Frobenius norm), the same bits for any number of
         threads, and a NaN or an infinity in the input makes NaN of whole 4x4 tiles of the output.
+        bfloat16 on a CPU with AVX512_BF16 sums products of pairs in float32 and rounds once (csrc/cpu/conv2d_bf16.h);
+        subnormal values count as zero there, as in oneDNN. `auto` may also mix: directions that torch runs at the
+        processor's peak are torch's, the others native (`genlab.ops.tuning.mixed_wins`), and a kernel as large as the
+        image is one matrix product.
 
     Example:
         >>> images = torch.randn(8, 3, 64, 64)
@@ -84,8 +88,14 @@ def conv2d(
         return _native(
             input, weight, bias, stride, before, extra, dilation, groups, padding_mode, activation, negative_slope
         )
+    if chosen == "matmul":
+        return act.apply_(conv_matmul.covering_conv2d(input, weight, bias), activation, negative_slope)
     if padding_mode == "reflect" or extra != (0, 0):
         input, before = pad(input, before, extra, padding_mode), (0, 0)
+    if chosen == "mixed":
+        dtype = implementation.effective_dtype(input)
+        output = conv_mixed.convolve(input, weight, bias, stride, before, dilation, dtype)
+        return act.apply_(output, activation, negative_slope)
     if chosen == "torch":
         output = F.conv2d(input, weight, bias, stride, before, dilation, groups)
         return act.apply_(output, activation, negative_slope)

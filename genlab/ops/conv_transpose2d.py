@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import implementation, shapes
+from genlab.ops import conv_matmul, conv_mixed, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -89,7 +89,15 @@ def conv_transpose2d(
         return _native(
             input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope
         )
-    if chosen == "torch":
+    if chosen == "matmul" and output_padding == (0, 0):
+        return act.apply_(conv_matmul.spreading_conv2d(input, weight, bias), activation, negative_slope)
+    if chosen == "mixed":
+        output = conv_mixed.convolve(
+            input, weight, bias, stride, padding, dilation, implementation.effective_dtype(input),
+            transposed=True, output_padding=output_padding,
+        )  # fmt: skip
+        return act.apply_(output, activation, negative_slope)
+    if chosen in ("torch", "matmul"):
         output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
         return act.apply_(output, activation, negative_slope)
     output = conv_transpose2d_reference(input, weight, bias, stride, padding, size, groups, dilation)

@@ -3,6 +3,8 @@
 native      this project's kernels (genlab._C); never falls back, raises with the reasons
 torch       the calls a PyTorch user would write
 reference   the definition written out in plain torch, for checks
+mixed       only chosen by auto: torch's forward and input gradient, the native weight gradient (conv_mixed.py)
+matmul      only chosen by auto: a convolution that is one matrix product, through torch's (conv_matmul.py)
 auto        what was measured to be quicker for calls of this class (measured.py), else the row of `RULES` that fits
 """
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import measured, norm_tuning, shapes, tuning
+from genlab.ops import conv_matmul, measured, norm_tuning, shapes, tuning
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -43,8 +45,8 @@ NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act")
 class Rule:
     """What `auto` picks for one op on one device, and the reason that `genlab doctor` prints.
 
-    The first rule that fits an op, device, dtype and shape counts; one whose choice is native is passed over where the
-    extension is not loaded, and inside torch.func's transforms and forward-mode differentiation.
+    The first rule that fits an op, device, dtype and shape counts; one whose choice is native or mixed is passed over
+    where the extension is not loaded, and inside torch.func's transforms and forward-mode differentiation.
     """
 
     op: str
@@ -56,6 +58,10 @@ class Rule:
 
 
 _ONEDNN = "oneDNN runs plain convolution at 93-97 % of the CPU's peak (fp32, AMD Zen 4, 2 cores): nothing left to win"
+_MATMUL = (
+    "4x4 -> 1x1 and 1x1 -> 4x4 layers as the matrix product that they are: 1.1-15x of oneDNN's convolutions in each "
+    "direction (fp32 and bf16, Zen 4, one thread and two)"
+)
 _CUDNN = "the native CUDA kernels have not been timed on a GPU; cuDNN"
 _NORM = "normalisation, residual and activation in two passes over memory: 1.2-5.9x of torch (Zen 4, one thread)"
 _NORM_SHAPES = "gelu, channels_last memory without whole vectors of channels, or few positions a channel"
@@ -68,10 +74,14 @@ _NORM_DTYPES = (torch.float32, torch.bfloat16)
 RULES = (
     Rule("conv1d", "cpu", "torch", _ONEDNN),
     Rule("conv1d", "cuda", "torch", _CUDNN),
+    Rule("conv2d", "cpu", "matmul", _MATMUL, CPU_DTYPES, conv_matmul.is_product),
     Rule("conv2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
+    Rule("conv2d", "cpu", "mixed", tuning.mixed_summary(), (torch.bfloat16,), tuning.mixed_wins),
     Rule("conv2d", "cpu", "torch", _ONEDNN),
     Rule("conv2d", "cuda", "torch", _CUDNN),
+    Rule("conv_transpose2d", "cpu", "matmul", _MATMUL, CPU_DTYPES, conv_matmul.is_product),
     Rule("conv_transpose2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
+    Rule("conv_transpose2d", "cpu", "mixed", tuning.mixed_summary(), (torch.bfloat16,), tuning.mixed_wins),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
     Rule("batch_norm_act", "cpu", "torch", _NORM_SHAPES, _NORM_DTYPES, norm_tuning.torch_wins),
@@ -131,7 +141,7 @@ def default_impl(impl: str) -> Iterator[None]:
 
 
 def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
-    """The implementation to run: "native", "torch" or "reference".
+    """The implementation to run: "native", "torch", "reference" or, for `auto` only, "mixed" and "matmul".
 
     shape: what rules for some shapes only look at beside the input, see `Rule.fits`; without it they and the table of
     measurements are skipped, and the choice follows from op, device and dtype alone.
@@ -164,7 +174,7 @@ def _rule(op: str, device: str, dtype: torch.dtype, input: Tensor | None = None,
             continue
         if rule.fits is not None and not (shape and rule.fits(input, *shape)):
             continue
-        if rule.choice != "native" or _native_may_be_picked(device):
+        if rule.choice in ("torch", "matmul") or _native_may_be_picked(device):
             return rule
     return None
 
@@ -252,7 +262,9 @@ def describe() -> list[OpRow]:
             rule = _rule(op, device, dtype)
             choice, reason = ("torch", "no rule for this dtype") if rule is None else (rule.choice, rule.reason)
             elsewhere = []
-            for some in () if missing else RULES:
+            for some in RULES:
+                if missing and some.choice != "matmul":
+                    continue
                 if some.fits is not None and (some.op, some.device) == (op, device) and dtype in some.dtypes:
                     reason = f"{some.choice} at some shapes: {some.reason}; elsewhere {reason}"
                     elsewhere.append(some.choice)

@@ -3,6 +3,9 @@
 The Winograd convolutions (csrc/cpu/winograd.h) save 2.5 to 4 times the multiplications and pay for it with transforms.
 A row of `WINOGRAD` says from where on they win in all of forward, input gradient and weight gradient, since autograd
 takes the three together; its ratios are the least and the greatest of torch's time over ours at the shapes measured.
+
+In bfloat16 oneDNN's forward pass and input gradient are at the processor's peak and stay torch's; `mixed_wins` says
+where the weight gradient of csrc/cpu/conv2d_bf16.h is quicker.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ LEAST_SAVING = 1.9
 
 # Asked once: torch.compile cannot trace the question.
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+# The processors that the bfloat16 kernels were timed on: with AMX oneDNN has another engine altogether.
+_HAS_BF16_PRODUCTS = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 @dataclass(frozen=True)
@@ -100,3 +105,79 @@ def winograd_summary() -> str:
             f"{row.ratios[0]:g}-{row.ratios[1]:g}x"
         )
     return f"Winograd for {', '.join(parts)} of oneDNN ({MACHINE})"
+
+
+# Below so many input channels the vectors of the native weight gradient are not filled. oneDNN's sums along rows of the
+# output and loses its speed where they are short; at 16 columns and more the two are equal.
+MIXED_LEAST_CHANNELS = 32
+MIXED_WIDEST = 8
+MIXED_LEAST_PRODUCTS = 1 << 27
+WEIGHT_GRADIENT_RATIOS = (1.1, 1.9)
+# An image of few channels, with many on the other side: oneDNN fills a vector's lanes with the few.
+SPREAD_MOST_CHANNELS = 4
+SPREAD_LEAST_CHANNELS = 32
+SPREAD_LEAST_PRODUCTS = 1 << 22
+SPREAD_RATIOS = (2.6, 6.8)
+
+
+def mixed_wins(
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    padding_mode: str,
+    grid: Pair,
+) -> bool:
+    """Whether a direction of this bfloat16 convolution that may be asked for is quicker native than as torch's.
+
+    Args as of `winograd_wins`.
+    """
+    if torch.compiler.is_compiling() or groups != 1 or not _HAS_BF16_PRODUCTS:
+        return False
+    if input.stride(1) != 1 and input.shape[1] != 1:
+        return False
+    first, second, kernel_h, kernel_w = weight.shape
+    products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
+    differentiated = torch.is_grad_enabled()
+    learns = differentiated and weight.requires_grad and products >= MIXED_LEAST_PRODUCTS
+    if learns and weight_gradient_wins(weight, grid):
+        return True
+    # A transposed convolution has its few channels after it, a convolution before it.
+    asked = input.shape[1] == first or (differentiated and input.requires_grad)
+    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation)
+
+
+def weight_gradient_wins(weight: Tensor, grid: Pair) -> bool:
+    """Whether the native bfloat16 weight gradient is quicker, of a weight of at least so many channels each way."""
+    return min(weight.shape[0], weight.shape[1]) >= MIXED_LEAST_CHANNELS and grid[1] <= MIXED_WIDEST
+
+
+def spread_wins(input: Tensor, weight: Tensor, dilation: Pair) -> bool:
+    """Whether the native transposed direction is quicker: to an image of few channels, several images, no dilation.
+
+    Args:
+        input: what has the batch.
+        weight: (many, few, kernel height, kernel width), input channels (few) next to each other.
+    """
+    many, few = weight.shape[:2]
+    return (
+        few <= SPREAD_MOST_CHANNELS
+        and many >= SPREAD_LEAST_CHANNELS
+        and many % 2 == 0
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and dilation == (1, 1)
+        and input.shape[0] >= 4
+    )
+
+
+def mixed_summary() -> str:
+    """The classes in words, for `genlab list ops` and `genlab doctor`."""
+    wgrad, spread = WEIGHT_GRADIENT_RATIOS, SPREAD_RATIOS
+    return (
+        "by direction, channels_last: torch's but for the native weight gradient "
+        f"from {MIXED_LEAST_CHANNELS} channels and up to {MIXED_WIDEST} columns of output "
+        f"{wgrad[0]:g}-{wgrad[1]:g}x, and the native transposed direction to images of up to {SPREAD_MOST_CHANNELS} "
+        f"channels {spread[0]:g}-{spread[1]:g}x of oneDNN's (AMD EPYC Zen 4, AVX512_BF16 without AMX, one thread)"
+    )
