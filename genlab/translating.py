@@ -112,12 +112,15 @@ class PictureFiles:
             self._refuse(channels, f"{self.shape[0]} channels", lambda shape: str(shape[2]), "convert the files")
         if sizes and not self.resize:
             height, width = self.shape[1:]
-            pairs = all(shape[:2] == (height, 2 * width) for _, shape in sizes)
-            remedy = "give --half left or right of these pairs side by side" if pairs and self.half is None else ""
+            pairs = self.half is None and all(shape[1] * height == 2 * width * shape[0] for _, shape in sizes)
+            remedy = "give --resize to bring them to size"
+            if pairs:  # twice as wide as the model's pictures
+                remedy = (
+                    f"give --half left or right if they are pairs side by side, else {remedy.removeprefix('give ')}"
+                )
             self._refuse(
-                sizes, f"{height}x{width} pixels", lambda shape: f"{shape[0]}x{shape[1]}",
-                remedy or "give --resize to bring them to size",
-            )  # fmt: skip
+                sizes, f"{height}x{width} pixels (height x width)", lambda shape: f"{shape[0]}x{shape[1]}", remedy
+            )
 
     def _refuse(self, found: list, expected: str, describe: Callable[[tuple[int, ...]], str], remedy: str) -> None:
         entry, shape = found[0]
