@@ -12,7 +12,7 @@ TORCH_LIBRARY(genlab, m) {
       "int[2] dilation, int groups, str padding_mode) -> Tensor");
   m.def(
       "conv2d_backward_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, int[2] stride, int[2] padding, "
-      "int[2] dilation, int groups, str padding_mode, bool with_bias) -> (Tensor, Tensor)");
+      "int[2] dilation, int groups, str padding_mode, bool with_bias, bool? channels_last=None) -> (Tensor, Tensor)");
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, "
       "int groups, int[2] dilation, str? activation, float negative_slope) -> Tensor");

@@ -1,7 +1,8 @@
 // The convolutions as torch ops: checks, outputs, parameters, and the call of the CPU or CUDA kernels.
 //
 // Inputs may have any strides. An output is channels_last when the first argument is (and is not also contiguous), else
-// contiguous; genlab/ops/conv_native.py states the same rule for fake tensors.
+// contiguous; a weight's gradient as the caller says, who knows the weight. genlab/ops/conv_native.py states the same rules
+// for fake tensors.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -16,6 +17,7 @@
 #include "cpu/conv2d.h"
 #include "cpu/winograd.h"
 #include "kernels/conv2d.h"
+#include "ops/arguments.h"
 
 #if defined(GENLAB_WITH_CUDA)
 #include "ops/conv2d_cuda.h"
@@ -26,42 +28,6 @@ namespace {
 
 using at::IntArrayRef;
 using at::Tensor;
-
-std::string shape_text(const Tensor& tensor) {
-  std::string text = "(";
-  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
-  return text + ")";
-}
-
-DType dtype_of(const char* op, const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return DType::kFloat32;
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kHalf:
-      TORCH_CHECK_NOT_IMPLEMENTED(
-          tensor.is_cuda(), op, ": expected float32, float64 or bfloat16 on the CPU, got float16; use impl=\"torch\"");
-      return DType::kFloat16;
-    default:
-      TORCH_CHECK_TYPE(false, op, ": expected a floating point tensor, got ", tensor.scalar_type());
-  }
-}
-
-Activation activation_of(const char* op, const std::optional<std::string_view>& name) {
-  if (!name.has_value()) return Activation::kNone;
-  if (*name == "relu") return Activation::kRelu;
-  if (*name == "leaky_relu") return Activation::kLeakyRelu;
-  if (*name == "tanh") return Activation::kTanh;
-  if (*name == "sigmoid") return Activation::kSigmoid;
-  if (*name == "gelu") return Activation::kGelu;
-  if (*name == "silu") return Activation::kSilu;
-  TORCH_CHECK_VALUE(
-      false, op, ": expected activation None or one of relu, leaky_relu, tanh, sigmoid, gelu, silu, got '",
-      std::string(*name), "'");
-}
 
 // Both 4-dimensional, of one dtype and on one device.
 void check_pair(const char* op, const char* first_name, const Tensor& first, const char* second_name, const Tensor& second) {
@@ -182,6 +148,36 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& bo
 #define GENLAB_RUN(op, tensor, params) cpu::op((params), parallel_for);
 #endif
 
+// What the forward convolution and the input gradient have in common: tensors in the layout that their kernel takes.
+struct GatherCall {
+  bool winograd;
+  Tensor source, weight, bias, result;
+
+  GatherCall(
+      const Tensor& given, const Tensor& weight_, const Tensor& bias_, const Conv2dGeometry& g,
+      const std::array<int64_t, 4>& sizes)
+      : winograd(takes_winograd(given, g)),
+        source(winograd ? to_channels_last(given) : given),
+        weight(weight_),
+        bias(bias_),
+        result(winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, given) : empty_like_layout(sizes, given)) {}
+
+  // Writes pointers and strides into the fields of a parameter struct.
+  void enter(
+      const void*& source_data, int64_t (&source_stride)[4], const void*& weight_data, int64_t (&weight_stride)[4],
+      const void*& bias_data, void*& result_data, int64_t (&result_stride)[4]) const {
+    source_data = source.const_data_ptr();
+    weight_data = weight.const_data_ptr();
+    bias_data = bias.defined() ? bias.const_data_ptr() : nullptr;
+    result_data = result.mutable_data_ptr();
+    set_strides(source_stride, source);
+    set_strides(weight_stride, weight);
+    set_strides(result_stride, result);
+  }
+
+  Tensor in_layout_of(const Tensor& like) const { return winograd ? to_layout_of(like, result) : result; }
+};
+
 Tensor conv2d(
     const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride, IntArrayRef padding,
     IntArrayRef dilation, int64_t groups, std::string_view padding_mode, std::optional<std::string_view> activation,
@@ -197,50 +193,29 @@ Tensor conv2d(
   p.activation = activation_of(op, activation);
   p.negative_slope = negative_slope;
   const Tensor bias_values = checked_bias(op, bias, input, g.c_out);
-  const bool winograd = takes_winograd(input, g);
-  const Tensor source = winograd ? to_channels_last(input) : input;
-  const std::array<int64_t, 4> sizes{g.n, g.c_out, g.h_out, g.w_out};
-  const Tensor output =
-      winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, input) : empty_like_layout(sizes, input);
-  if (output.numel() == 0) return output;
-  p.input = source.const_data_ptr();
-  p.weight = weight.const_data_ptr();
-  p.bias = bias_values.defined() ? bias_values.const_data_ptr() : nullptr;
-  p.output = output.mutable_data_ptr();
-  set_strides(p.input_stride, source);
-  set_strides(p.weight_stride, weight);
-  set_strides(p.output_stride, output);
-  if (winograd) {
+  GatherCall call(input, weight, bias_values, g, {g.n, g.c_out, g.h_out, g.w_out});
+  call.enter(p.input, p.input_stride, p.weight, p.weight_stride, p.bias, p.output, p.output_stride);
+  if (call.winograd) {
     cpu::winograd_forward(p, parallel_for);
-    return to_layout_of(input, output);
+  } else if (call.result.numel() > 0) {
+    GENLAB_RUN(conv2d_forward, input, p)
   }
-  GENLAB_RUN(conv2d_forward, input, p)
-  return output;
+  return call.in_layout_of(input);
 }
 
 // Shared by conv2d_backward_input and conv_transpose2d, which differ in who names the sizes and in the epilogue.
 Tensor run_backward_input(
     Conv2dBackwardInputParams& p, const Tensor& grad_output, const Tensor& weight, const Tensor& bias) {
   const Conv2dGeometry& g = p.geometry;
-  const bool winograd = takes_winograd(grad_output, g);
-  const Tensor source = winograd ? to_channels_last(grad_output) : grad_output;
-  const std::array<int64_t, 4> sizes{g.n, g.c_in, g.h, g.w};
-  const Tensor grad_input = winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, grad_output)
-                                     : empty_like_layout(sizes, grad_output);
-  if (grad_input.numel() == 0) return grad_input;
-  p.grad_output = source.const_data_ptr();
-  p.weight = weight.const_data_ptr();
-  p.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
-  p.grad_input = grad_input.mutable_data_ptr();
-  set_strides(p.grad_output_stride, source);
-  set_strides(p.weight_stride, weight);
-  set_strides(p.grad_input_stride, grad_input);
-  if (winograd) {
+  GatherCall call(grad_output, weight, bias, g, {g.n, g.c_in, g.h, g.w});
+  call.enter(
+      p.grad_output, p.grad_output_stride, p.weight, p.weight_stride, p.bias, p.grad_input, p.grad_input_stride);
+  if (call.winograd) {
     cpu::winograd_backward_input(p, parallel_for);
-    return to_layout_of(grad_output, grad_input);
+  } else if (call.result.numel() > 0) {
+    GENLAB_RUN(conv2d_backward_input, grad_output, p)
   }
-  GENLAB_RUN(conv2d_backward_input, grad_output, p)
-  return grad_input;
+  return call.in_layout_of(grad_output);
 }
 
 Tensor conv2d_backward_input(
@@ -264,7 +239,7 @@ Tensor conv2d_backward_input(
 
 std::tuple<Tensor, Tensor> conv2d_backward_weight(
     const Tensor& grad_output, const Tensor& input, IntArrayRef kernel_size, IntArrayRef stride, IntArrayRef padding,
-    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool with_bias) {
+    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool with_bias, std::optional<bool> channels_last) {
   const char* op = "conv2d_backward_weight";
   check_pair(op, "grad_output", grad_output, "input", input);
   TORCH_CHECK_VALUE(kernel_size.size() == 2, op, ": expected kernel_size as (height, width)");
@@ -280,8 +255,8 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(
   const Tensor gradient = winograd ? to_channels_last(grad_output) : grad_output;
   const Tensor source = winograd ? to_channels_last(input) : input;
   const std::array<int64_t, 4> sizes{g.c_out, weight_channels, g.kh, g.kw};
-  const Tensor grad_weight =
-      winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, input) : empty_like_layout(sizes, input);
+  const auto format = channels_last.value_or(is_channels_last(input)) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const Tensor grad_weight = empty_in(winograd ? at::MemoryFormat::ChannelsLast : format, sizes, input);
   const Tensor grad_bias = at::empty({with_bias ? g.c_out : 0}, input.options());
   p.grad_output = gradient.const_data_ptr();
   p.input = source.const_data_ptr();
@@ -292,7 +267,7 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(
   set_strides(p.grad_weight_stride, grad_weight);
   if (winograd) {
     cpu::winograd_backward_weight(p, parallel_for);
-    return {to_layout_of(input, grad_weight), grad_bias};
+    return {grad_weight.contiguous(format), grad_bias};
   }
   GENLAB_RUN(conv2d_backward_weight, input, p)
   return {grad_weight, grad_bias};

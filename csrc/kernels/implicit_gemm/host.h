@@ -2,23 +2,18 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
+#include "kernels/common/launch.h"
 #include "kernels/conv2d.h"
 #include "kernels/implicit_gemm/gather_gemm.h"
 
 namespace genlab {
 namespace implicit_gemm {
 
-constexpr int64_t kInt32Max = 2147483647;
+using WideTile = GemmTile<128, 128, 64, 64, 3>;
+using SquareTile = GemmTile<64, 64, 32, 32, 3>;
 
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string(kernel) + ": launch failed: " + cudaGetErrorString(error));
-  }
-}
+constexpr int64_t kInt32Max = 2147483647;
 
 inline int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
