@@ -17,6 +17,16 @@ TORCH_LIBRARY(genlab, m) {
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, "
       "int groups, int[2] dilation, str? activation, float negative_slope) -> Tensor");
   m.def(
+      "norm_conv2d(Tensor input, Tensor? mean, Tensor? var, Tensor? norm_weight, Tensor? norm_bias, float eps, "
+      "str? norm_activation, float norm_slope, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
+      "int[2] output_padding, int[2] dilation, int groups, str padding_mode, bool transposed, bool statistics) -> "
+      "(Tensor, Tensor, Tensor)");
+  m.def(
+      "norm_conv2d_backward(Tensor grad_output, Tensor? grad_mean, Tensor? grad_var, Tensor? output, Tensor? output_mean, "
+      "Tensor input, Tensor? mean, Tensor? var, Tensor? norm_weight, Tensor? norm_bias, float eps, str? norm_activation, "
+      "float norm_slope, Tensor weight, int[2] stride, int[2] padding, int[2] output_padding, int[2] dilation, int groups, "
+      "str padding_mode, bool transposed, bool[7] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
       "norm_statistics(Tensor input, bool per_sample, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum) "
       "-> (Tensor, Tensor)");
   m.def(

@@ -3,12 +3,14 @@
 from genlab.nn import init
 from genlab.nn.batch_norm import BatchNormAct2d, synchronize_batch_norm
 from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
+from genlab.nn.conv_chain import ConvChain
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
 
 __all__ = [
     "BatchNormAct2d",
     "Conv1d",
     "Conv2d",
+    "ConvChain",
     "ConvTranspose2d",
     "InstanceNormAct2d",
     "LayerNormAct",

@@ -36,7 +36,7 @@ def register() -> None:
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def _empty(sizes: Sequence[int], like: Tensor) -> Tensor:
+def empty_like_layout(sizes: Sequence[int], like: Tensor) -> Tensor:
     """The layout rule of csrc/ops/conv2d.cpp: channels_last where `like` is that and not contiguous as well."""
     return _empty_in(is_channels_last(like), sizes, like)
 
@@ -74,7 +74,7 @@ def _conv2d_fake(
     _check("conv2d", "input", input, "weight", weight)
     shapes.check_conv2d_channels("conv2d", input, weight, bias, groups)
     size = shapes.conv2d_output_size("conv2d", input, weight, stride, padding, (0, 0), dilation, padding_mode)
-    return _empty((input.shape[0], weight.shape[0], *size), input)
+    return empty_like_layout((input.shape[0], weight.shape[0], *size), input)
 
 
 def _backward_input_fake(
@@ -88,7 +88,7 @@ def _backward_input_fake(
     padding_mode: str,
 ) -> Tensor:
     _check("conv2d_backward_input", "grad_output", grad_output, "weight", weight)
-    return _empty((grad_output.shape[0], weight.shape[1] * groups, *input_size), grad_output)
+    return empty_like_layout((grad_output.shape[0], weight.shape[1] * groups, *input_size), grad_output)
 
 
 def _backward_weight_fake(
@@ -126,7 +126,7 @@ def _conv_transpose2d_fake(
     _check(op, "input", input, "weight", weight)
     shapes.check_conv_transpose2d_channels(op, input, weight, bias, groups)
     size = shapes.conv_transpose2d_output_size(op, input, weight, stride, padding, output_padding, dilation)
-    return _empty((input.shape[0], weight.shape[1] * groups, *size), input)
+    return empty_like_layout((input.shape[0], weight.shape[1] * groups, *size), input)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
