@@ -19,13 +19,14 @@ TORCH_LIBRARY(genlab, m) {
   m.def(
       "norm_conv2d(Tensor input, Tensor? mean, Tensor? var, Tensor? norm_weight, Tensor? norm_bias, float eps, "
       "str? norm_activation, float norm_slope, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
-      "int[2] output_padding, int[2] dilation, int groups, str padding_mode, bool transposed, bool statistics) -> "
-      "(Tensor, Tensor, Tensor)");
+      "int[2] output_padding, int[2] dilation, int groups, str padding_mode, bool transposed, bool native_convolution, "
+      "bool statistics) -> (Tensor, Tensor, Tensor)");
   m.def(
       "norm_conv2d_backward(Tensor grad_output, Tensor? grad_mean, Tensor? grad_var, Tensor? output, Tensor? output_mean, "
       "Tensor input, Tensor? mean, Tensor? var, Tensor? norm_weight, Tensor? norm_bias, float eps, str? norm_activation, "
       "float norm_slope, Tensor weight, int[2] stride, int[2] padding, int[2] output_padding, int[2] dilation, int groups, "
-      "str padding_mode, bool transposed, bool[7] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "str padding_mode, bool transposed, bool native_convolution, bool[7] wanted) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "norm_statistics(Tensor input, bool per_sample, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum) "
       "-> (Tensor, Tensor)");

@@ -55,13 +55,15 @@ std::tuple<Tensor, Tensor, Tensor> norm_conv2d(
     const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps,
     std::optional<std::string_view> norm_activation, double norm_slope, const Tensor& weight,
     const std::optional<Tensor>& bias, IntArrayRef stride, IntArrayRef padding, IntArrayRef output_padding,
-    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool transposed, bool statistics) {
+    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool transposed, bool native_convolution,
+    bool statistics) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("genlab::norm_conv2d", "").typed<decltype(norm_conv2d<device>)>();
   return op.call(
       cast<device>(input), mean, var, norm_weight, norm_bias, eps, norm_activation, norm_slope, cast<device>(weight),
-      cast<device>(bias), stride, padding, output_padding, dilation, groups, padding_mode, transposed, statistics);
+      cast<device>(bias), stride, padding, output_padding, dilation, groups, padding_mode, transposed,
+      native_convolution, statistics);
 }
 
 }  // namespace

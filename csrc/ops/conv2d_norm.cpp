@@ -4,12 +4,17 @@
 // variance of the result beside it. Mean and variance are inputs and outputs like any other: each op's gradient is whole by
 // itself, and the gradient of batch normalisation comes about where one op's statistics are the next one's.
 //
-// On CUDA the fused kernels run where they can (kernels/conv2d_norm.h says when not); elsewhere, and on the CPU, the op is
-// the sequence of this library's own ops, which keeps no normalised tensor for the backward pass either.
+// On CUDA the fused kernels run where they can (kernels/conv2d_norm.h says when not). Elsewhere, and on the CPU, the op is
+// a sequence: this library's normalisation, then its convolution or (native_convolution = false) torch's. The normalised
+// tensor is made again in the backward pass and not kept in any case.
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/reflection_pad2d.h>
+#include <ATen/ops/reflection_pad2d_backward.h>
 #include <torch/library.h>
 
 #include <array>
@@ -44,6 +49,18 @@ Tensor normalised(const Tensor& input, const NormArguments& norm) {
       norm.negative_slope, false);
 }
 
+// (left, right, top, bottom) of reflect padding, which torch's convolution does not know.
+std::array<int64_t, 4> reflection(const ConvArguments& c) { return {c.padding[1], c.padding[1], c.padding[0], c.padding[0]}; }
+
+Tensor reflected(const Tensor& input, const ConvArguments& c) {
+  return c.padding_mode == "reflect" ? at::reflection_pad2d(input, reflection(c)) : input;
+}
+
+std::array<int64_t, 2> padding_after_reflection(const ConvArguments& c) {
+  if (c.padding_mode == "reflect") return {0, 0};
+  return {c.padding[0], c.padding[1]};
+}
+
 Tensor convolved(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const ConvArguments& c) {
   using Forward = Tensor(
       const Tensor&, const Tensor&, const OptionalTensor&, IntArrayRef, IntArrayRef, IntArrayRef, int64_t, std::string_view,
@@ -51,6 +68,11 @@ Tensor convolved(const Tensor& input, const Tensor& weight, const OptionalTensor
   using Transpose = Tensor(
       const Tensor&, const Tensor&, const OptionalTensor&, IntArrayRef, IntArrayRef, IntArrayRef, int64_t, IntArrayRef,
       std::optional<std::string_view>, double);
+  if (!c.native) {
+    return at::convolution(
+        reflected(input, c), weight, bias, c.stride, padding_after_reflection(c), c.dilation, c.transposed, c.output_padding,
+        c.groups);
+  }
   static const auto forward = find<Forward>("genlab::conv2d");
   static const auto transpose = find<Transpose>("genlab::conv_transpose2d");
   if (c.transposed) {
@@ -114,6 +136,18 @@ std::tuple<Tensor, Tensor> weight_gradient(
   return {grad_weight, with_bias ? gradient.sum(IntArrayRef{0, 2, 3}) : nothing};
 }
 
+// Gradients of (input, weight, bias) by torch's convolution; `operand` is what was convolved.
+std::tuple<Tensor, Tensor, Tensor> torch_gradients(
+    const Tensor& gradient, const Tensor& operand, const Tensor& weight, const ConvArguments& c, std::array<bool, 3> wanted) {
+  auto [grad_input, grad_weight, grad_bias] = at::convolution_backward(
+      gradient, reflected(operand, c), weight, IntArrayRef{gradient.size(1)}, c.stride, padding_after_reflection(c), c.dilation,
+      c.transposed, c.output_padding, c.groups, wanted);
+  if (wanted[0] && c.padding_mode == "reflect") {
+    grad_input = at::reflection_pad2d_backward(grad_input, operand, reflection(c));
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
 // Gradients of (x, mean, var, norm_weight, norm_bias) of the normalisation from that of its output; constants' are not taken
 // out here: mean and variance have gradients of their own.
 std::array<Tensor, 5> norm_gradients(const Tensor& gradient, const Tensor& input, const NormArguments& n) {
@@ -139,11 +173,12 @@ std::tuple<Tensor, Tensor, Tensor> norm_conv2d(
     const Tensor& input, const OptionalTensor& mean, const OptionalTensor& var, const OptionalTensor& norm_weight,
     const OptionalTensor& norm_bias, double eps, std::optional<std::string_view> norm_activation, double norm_slope,
     const Tensor& weight, const OptionalTensor& bias, IntArrayRef stride, IntArrayRef padding, IntArrayRef output_padding,
-    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool transposed, bool statistics) {
+    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool transposed, bool native_convolution,
+    bool statistics) {
   const char* op = "norm_conv2d";
   const at::AutoDispatchBelowAutograd guard;
   const NormArguments norm(op, input, mean, var, norm_weight, norm_bias, eps, norm_activation, norm_slope);
-  const ConvArguments conv{stride, padding, output_padding, dilation, groups, padding_mode, transposed};
+  const ConvArguments conv{stride, padding, output_padding, dilation, groups, padding_mode, transposed, native_convolution};
 #if defined(GENLAB_WITH_CUDA)
   if (auto fused = norm_conv2d_on_cuda(op, input, norm, weight, bias, conv, statistics)) return *fused;
 #endif
@@ -163,11 +198,11 @@ Gradients norm_conv2d_backward(
     const OptionalTensor& norm_weight, const OptionalTensor& norm_bias, double eps,
     std::optional<std::string_view> norm_activation, double norm_slope, const Tensor& weight, IntArrayRef stride,
     IntArrayRef padding, IntArrayRef output_padding, IntArrayRef dilation, int64_t groups, std::string_view padding_mode,
-    bool transposed, std::array<bool, 7> wanted) {
+    bool transposed, bool native_convolution, std::array<bool, 7> wanted) {
   const char* op = "norm_conv2d_backward";
   const at::AutoDispatchBelowAutograd guard;
   const NormArguments norm(op, input, mean, var, norm_weight, norm_bias, eps, norm_activation, norm_slope);
-  const ConvArguments conv{stride, padding, output_padding, dilation, groups, padding_mode, transposed};
+  const ConvArguments conv{stride, padding, output_padding, dilation, groups, padding_mode, transposed, native_convolution};
   const StatisticsArguments statistics(op, grad_mean, grad_var, output, output_mean);
   const bool wants_before = wanted[0] || wanted[1] || wanted[2] || wanted[3] || wanted[4];
   std::array<Tensor, 7> found;
@@ -178,11 +213,16 @@ Gradients norm_conv2d_backward(
 #endif
   if (!fused) {
     const Tensor gradient = gradient_with_statistics(grad_output, statistics);
-    if (wanted[5] || wanted[6]) {
-      std::tie(found[5], found[6]) = weight_gradient(gradient, normalised(input, norm), weight, conv, wanted[6]);
+    const bool wants_weight = wanted[5] || wanted[6];
+    const Tensor operand = wants_weight ? normalised(input, norm) : input;  // of the input's sizes either way
+    if (!native_convolution) {
+      std::tie(found[0], found[5], found[6]) =
+          torch_gradients(gradient, operand, weight, conv, {wants_before, wanted[5], wanted[6]});
+    } else {
+      if (wants_weight) std::tie(found[5], found[6]) = weight_gradient(gradient, operand, weight, conv, wanted[6]);
+      if (wants_before) found[0] = input_gradient(gradient, weight, input, conv);
     }
     if (wants_before) {
-      found[0] = input_gradient(gradient, weight, input, conv);
       if (norm.mean.defined()) {
         auto gradients = norm_gradients(found[0], input, norm);
         std::move(gradients.begin(), gradients.end(), found.begin());

@@ -55,6 +55,7 @@ struct ConvArguments {
   int64_t groups;
   std::string_view padding_mode;
   bool transposed;
+  bool native;  // outside the fused kernels: this library's convolution, else torch's
 };
 
 // The gradients of the output's statistics, where they were used: `output` is undefined where not.

@@ -63,7 +63,8 @@ _NORM = "normalisation, residual and activation in two passes over memory: 1.2-5
 _NORM_SHAPES = "gelu, channels_last memory without whole vectors of channels, or few positions a channel"
 _NORM_TORCH = "torch's normalisation with the residual and the activation written over its output"
 _NORM_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's normalisation, then the activation in place"
-_FUSED = "the CPU runs normalisation and convolution one after the other either way; `torch` keeps each op's own choice"
+_FUSED = "native passes around the convolution that conv2d's own `auto` takes; the normalised tensor is not kept"
+_FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
 _LAYER_NORM = "torch's layer_norm is one fused pass on the CPU already; the native one has not been timed to win"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
@@ -77,9 +78,11 @@ RULES = (
     Rule("conv_transpose2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
-    Rule("norm_conv2d", "cpu", "torch", _FUSED),
+    Rule("norm_conv2d", "cpu", "native", _FUSED, CPU_DTYPES),
+    Rule("norm_conv2d", "cpu", "torch", _FUSED_HALF),
     Rule("norm_conv2d", "cuda", "torch", _FUSED_CUDA),
-    Rule("norm_conv_transpose2d", "cpu", "torch", _FUSED),
+    Rule("norm_conv_transpose2d", "cpu", "native", _FUSED, CPU_DTYPES),
+    Rule("norm_conv_transpose2d", "cpu", "torch", _FUSED_HALF),
     Rule("norm_conv_transpose2d", "cuda", "torch", _FUSED_CUDA),
     Rule("batch_norm_act", "cpu", "torch", _NORM_SHAPES, _NORM_DTYPES, norm_tuning.torch_wins),
     Rule("batch_norm_act", "cpu", "native", _NORM, _NORM_DTYPES),

@@ -101,7 +101,8 @@ def norm_conv2d(
 
     chosen = implementation.choose(op, impl, input, weight, stride, before, dilation, groups, padding_mode, size)
     if chosen == "native":
-        rest = (stride, before, (0, 0), dilation, groups, padding_mode, False)
+        own = implementation.choose("conv2d", impl, input, weight, stride, before, dilation, groups, padding_mode, size)
+        rest = (stride, before, (0, 0), dilation, groups, padding_mode, False, own == "native")
         return _native(input, norm, weight, bias, rest, statistics)
     input = normalise(input, norm)
     if padding_mode == "reflect":
@@ -146,7 +147,9 @@ def norm_conv_transpose2d(
     grid = (input.shape[2], input.shape[3])
     chosen = implementation.choose(op, impl, input, weight, stride, padding, dilation, groups, "zeros", grid)
     if chosen == "native":
-        rest = (stride, padding, output_padding, dilation, groups, "zeros", True)
+        shape = (weight, stride, padding, dilation, groups, "zeros", grid)
+        own = implementation.choose("conv_transpose2d", impl, input, *shape)
+        rest = (stride, padding, output_padding, dilation, groups, "zeros", True, own == "native")
         return _native(input, norm, weight, bias, rest, statistics)
     input = normalise(input, norm)
     if chosen == "torch":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
@@ -16,7 +17,7 @@ from genlab.ops import conv_native, shapes
 
 # Places of norm_conv2d's differentiable arguments, and how many arguments it and its gradient have.
 OPERANDS = (0, 1, 2, 3, 4, 8, 9)
-ARGUMENTS, BACKWARD_ARGUMENTS = 18, 22
+ARGUMENTS, BACKWARD_ARGUMENTS = 19, 23
 
 
 def register() -> None:
@@ -36,7 +37,7 @@ def _accumulate(tensor: Tensor) -> torch.dtype:
 
 def _fake(
     input, mean, var, norm_weight, norm_bias, eps, norm_activation, norm_slope, weight, bias, stride, padding,
-    output_padding, dilation, groups, padding_mode, transposed, statistics,
+    output_padding, dilation, groups, padding_mode, transposed, native_convolution, statistics,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     op = "norm_conv2d"
     if transposed:
@@ -54,7 +55,7 @@ def _fake(
 def _backward_fake(
     grad_output, grad_mean, grad_var, output, output_mean, input, mean, var, norm_weight, norm_bias, eps,
     norm_activation, norm_slope, weight, stride, padding, output_padding, dilation, groups, padding_mode, transposed,
-    wanted,
+    native_convolution, wanted,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     bias = grad_output.new_empty((grad_output.shape[1],))
     channels_last = conv_native.is_channels_last(input)
@@ -78,10 +79,10 @@ def _backward_fake(
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     input, mean, var, norm_weight, norm_bias, *_ = inputs
-    weight, statistics = inputs[8], inputs[17]
+    weight, statistics = inputs[8], inputs[18]
     kept = output[:2] if statistics else (None, None)
     ctx.save_for_backward(input, mean, var, norm_weight, norm_bias, weight, *kept)
-    ctx.before, ctx.rest = inputs[5:8], inputs[10:17]
+    ctx.before, ctx.rest = inputs[5:8], inputs[10:18]
     ctx.statistics = statistics
     ctx.set_materialize_grads(False)
 
@@ -109,7 +110,7 @@ def _gradient(ctx: Any, grad_output: Tensor | None, grad_mean: Tensor | None, gr
 def _second_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     grad_output, grad_mean, grad_var, _, _, *tensors = inputs[:10]
     ctx.save_for_backward(grad_output, grad_mean, grad_var, *tensors, inputs[13])
-    ctx.before, ctx.rest, ctx.wanted = inputs[10:13], inputs[14:21], tuple(inputs[21])
+    ctx.before, ctx.rest, ctx.wanted = inputs[10:13], inputs[14:22], tuple(inputs[22])
     ctx.set_materialize_grads(False)
 
 
@@ -153,9 +154,9 @@ def _leaf(tensor: Tensor | None, again: bool) -> Tensor | None:
 
 def definition(
     input, mean, var, norm_weight, norm_bias, eps, norm_activation, norm_slope, weight, bias, stride, padding,
-    output_padding, dilation, groups, padding_mode, transposed,
+    output_padding, dilation, groups, padding_mode, transposed, native_convolution,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(output, mean, var) in torch's arithmetic and the native convolutions, which differentiate in any order."""
+    """(output, mean, var) in torch's arithmetic and either convolution, all of which differentiate in any order."""
     dtype, sizes, x = _accumulate(input), (1, -1, 1, 1), input
     if mean is not None:
         scale = torch.rsqrt(var.to(dtype) + eps)
@@ -163,7 +164,14 @@ def definition(
         x = (input.to(dtype) - mean.to(dtype).reshape(sizes)) * scale.reshape(sizes)
         x = x if norm_bias is None else x + norm_bias.to(dtype).reshape(sizes)
         x = act.apply(x, norm_activation, norm_slope).to(input.dtype)
-    if transposed:
+    if not native_convolution:
+        if padding_mode == "reflect":
+            x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), mode="reflect")
+            padding = (0, 0)
+        output = torch.ops.aten.convolution(
+            x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        )
+    elif transposed:
         output = torch.ops.genlab.conv_transpose2d(
             x, weight, bias, stride, padding, output_padding, groups, dilation, None, 0.0
         )

@@ -160,7 +160,7 @@ def test_opcheck(name):
     made = tensors(name, torch.float64)
     transposed, _, _, arguments, activation = SAMPLES[name]
     pair = lambda key, default: (arguments.get(key, default),) * 2  # noqa: E731
-    rest = (pair("stride", 1), pair("padding", 0), pair("output_padding", 0), (1, 1), 1, "zeros", transposed)
+    rest = (pair("stride", 1), pair("padding", 0), pair("output_padding", 0), (1, 1), 1, "zeros", transposed, True)
     before = (*made[:5], 1e-5, activation, 0.2)
     torch.library.opcheck(torch.ops.genlab.norm_conv2d.default, (*before, made[5], made[6], *rest, True))
     output, mean, var = call(name, made, "native")

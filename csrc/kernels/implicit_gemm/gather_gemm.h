@@ -75,8 +75,6 @@ struct GemmTile {
   static constexpr int kStagedColumns = kColumns + 8;  // of the sums on their way out: float2 stores without conflict
   static constexpr int kRowTableBytes = kRows * 8;
   static constexpr int kStagedBytes = kWarpRows * kStagedColumns * 4;
-  static constexpr int kSharedBytes =
-      kRowTableBytes + (kStages * kStageBytes > kStagedBytes ? kStages * kStageBytes : kStagedBytes);
   static_assert(kWarpsDown * kWarpsAcross * 32 == kGemmThreads, "four warps");
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0, "whole mma tiles, B in pairs");
 };
