@@ -28,8 +28,9 @@ class ConvChain(nn.Sequential):
 
     Args:
         *layers: modules, run in order.
-        fuse: True fuses wherever the native kernels can run, False nowhere. None fuses where native kernels are asked for by `genlab.ops.set_default_impl`
-            (`kernels.impl=native`): the fused CUDA kernels have not been timed, and on the CPU it is no gain in time.
+        fuse: True fuses wherever the native kernels can run, False nowhere. None fuses where native kernels are asked
+            for by `genlab.ops.set_default_impl` (`kernels.impl=native`): the fused CUDA kernels have not been timed,
+            and on the CPU it is no gain in time.
 
     Example:
         >>> chain = ConvChain(Conv2d(3, 16, 3), BatchNormAct2d(16, activation="relu"), Conv2d(16, 8, 3))
@@ -62,16 +63,16 @@ class ConvChain(nn.Sequential):
         for layer, follower in _with_followers(self):
             last_residual = residual if follower is None else None
             if _is_fusable_convolution(layer):
-                takes_statistics = _is_fusable_norm(follower) and layer.activation is None
-                if pending is None and not takes_statistics:
-                    input = layer(input)
-                    continue
-                # Without statistics of the batch a normalisation is a constant line, and needs none from here.
-                from_batch = takes_statistics and _uses_batch(follower)
-                result = self._convolve(layer, input, pending[0] if pending else None, from_batch)
-                input, pending = act.apply_(result.output, layer.activation, layer.negative_slope), None
-                if takes_statistics:
-                    pending = follower.input_norm(result.output, result.mean, result.var), from_batch
+                normalised = _is_fusable_norm(follower) and layer.activation is None
+                # Without statistics of the batch a normalisation is a constant line: none are taken here.
+                from_batch = normalised and (follower.training or follower.running_mean is None)
+                if pending is None and not from_batch:
+                    result = ConvResult(layer(input), None, None)
+                else:
+                    result = self._convolve(layer, input, pending[0] if pending else None, from_batch)
+                input, pending = result.output, None
+                if normalised:
+                    pending = follower.input_norm(input, result.mean, result.var), from_batch
             elif pending is not None and isinstance(layer, BatchNormAct2d):
                 if not _is_fusable_convolution(follower):
                     input, pending = _apply(input, *pending, last_residual), None
@@ -79,19 +80,22 @@ class ConvChain(nn.Sequential):
                 input = layer(input, last_residual) if last_residual is not None else layer(input)
         return input
 
+    @staticmethod
     def _convolve(
-        self, layer: Conv2d | ConvTranspose2d, input: Tensor, norm: InputNorm | None, statistics: bool
+        layer: Conv2d | ConvTranspose2d, input: Tensor, norm: InputNorm | None, statistics: bool
     ) -> ConvResult:
         keywords: dict[str, Any] = {"statistics": statistics, "impl": _op_impl(input)}
         if isinstance(layer, ConvTranspose2d):
-            return norm_conv_transpose2d(
+            found = norm_conv_transpose2d(
                 input, norm, layer.weight, layer.bias, layer.stride, layer.padding, layer.output_padding, layer.groups,
                 layer.dilation, **keywords,
             )  # fmt: skip
-        return norm_conv2d(
-            input, norm, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups,
-            padding_mode=layer.padding_mode, **keywords,
-        )  # fmt: skip
+        else:
+            found = norm_conv2d(
+                input, norm, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups,
+                padding_mode=layer.padding_mode, **keywords,
+            )  # fmt: skip
+        return found._replace(output=act.apply_(found.output, layer.activation, layer.negative_slope))
 
     def extra_repr(self) -> str:
         return "" if self.fuse is None else f"fuse={self.fuse}"
@@ -123,10 +127,6 @@ def _is_fusable_norm(layer: nn.Module | None) -> bool:
         and not layer.shares_statistics()
         and not _has_hooks(layer)
     )
-
-
-def _uses_batch(layer: BatchNormAct2d) -> bool:
-    return layer.training or layer.running_mean is None
 
 
 def _has_hooks(layer: nn.Module) -> bool:

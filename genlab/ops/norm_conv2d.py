@@ -1,8 +1,8 @@
 """Convolution with a normalisation and activation before it, and the statistics of its output beside it, as one op.
 
-conv -> norm -> act -> conv then has no pass of its own for the normalisation: the first convolution hands on its output's
-mean and variance, the second normalises and activates as it loads. Both keep the convolutions' outputs alone for the
-backward pass, not the normalised tensors.
+conv -> norm -> act -> conv then has no pass of its own for the normalisation: the first convolution hands on its
+output's mean and variance, the second normalises and activates as it loads. Both keep the convolutions' outputs alone
+for the backward pass, not the normalised tensors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class InputNorm(NamedTuple):
 
 
 class ConvResult(NamedTuple):
-    """A convolution's output with the mean and the biased variance of each of its channels, None where not asked for."""
+    """A convolution's output with the mean and the biased variance of its channels, None where not asked for."""
 
     output: Tensor
     mean: Tensor | None
@@ -74,7 +74,8 @@ def norm_conv2d(
         impl: "auto", "native", "torch" or "reference", see `genlab.ops.describe`.
 
     Returns:
-        `ConvResult` with output (N, C_out, H_out, W_out) and, where asked for, mean and var (C_out,) in float32 or wider.
+        `ConvResult` with output (N, C_out, H_out, W_out) and, where asked for, mean and var (C_out,) in float32 or
+        wider.
 
     Raises:
         ValueError: shapes or values that do not fit; statistics of an empty output.

@@ -1,7 +1,7 @@
 """What PyTorch must know of the native norm_conv2d beside its kernels: shapes without data, and gradients.
 
-The first gradient is the op norm_conv2d_backward; the gradient of that is taken by differentiating the definition, made of
-torch's arithmetic and the native convolutions. `register` runs once, when the library is loaded.
+The first gradient is the op norm_conv2d_backward; the gradient of that is taken by differentiating the definition, made
+of torch's arithmetic and the convolutions. `register` runs once, when the library is loaded.
 """
 
 from __future__ import annotations

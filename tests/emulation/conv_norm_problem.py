@@ -119,7 +119,7 @@ class NormProblem(Problem):
         mean, var = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)
         outputs = [y, mean, var] if self.statistics else [y]
         grads = [exact["grad"], exact["grad_mean"], exact["grad_var"]][: len(outputs)]
-        wanted = [name for name in ("x", "weight", "bias", "mean", "var", "norm_weight", "norm_bias")]
+        wanted = ("x", "weight", "bias", "mean", "var", "norm_weight", "norm_bias")
         found = torch.autograd.grad(outputs, [exact[name] for name in wanted], grads, allow_unused=True)
         results = {"y": y.detach(), "out_mean": mean.detach(), "out_var": var.detach()}
         results |= {f"d_{name}": value for name, value in zip(wanted, found, strict=True)}
@@ -185,7 +185,7 @@ class NormProblem(Problem):
         return {name: buffers[name].tensor for name in names}
 
     def run_norm_gradient(self, library: Library, y: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Gradients of the input and of the normalisation, from the output `y` and its mean as the forward gave them."""
+        """Gradients of the input and of the normalisation, from the output `y` and its mean as forward gave them."""
         made = self.make()
         buffers = self.buffers(made) | {"kept": Guarded(y), "kept_mean": Guarded(mean)}
         params = self.gather_params(buffers["grad"], buffers["weight"], None, buffers["d_x"])

@@ -1,4 +1,4 @@
-"""ConvChain against its layers one by one: values, gradients, running statistics, state_dict, and when it does not fuse."""
+"""ConvChain against its layers one by one: values, gradients, running statistics, state_dict, when it does not fuse."""
 
 from __future__ import annotations
 
@@ -88,8 +88,11 @@ def test_a_normalisation_at_the_end_takes_the_statistics_of_its_convolution_and_
     assert counter.calls["norm_conv2d"] == counter.calls["norm_act"] == 1 and "norm_statistics" not in counter.calls
     expected = alone[1](alone[0](x), residual)
     torch.testing.assert_close(found, expected)
-    leaves = [[x, residual, *m.parameters()] for m in (chain, alone)]
-    for a, b in zip(*(torch.autograd.grad(y.square().sum(), of) for y, of in zip((found, expected), leaves, strict=True)), strict=True):
+    gradients = [
+        torch.autograd.grad(y.square().sum(), [x, residual, *m.parameters()])
+        for y, m in ((found, chain), (expected, alone))
+    ]
+    for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -123,7 +126,8 @@ def test_runs_layer_by_layer_where_it_must(case):
 
 
 def test_cumulative_running_statistics_and_none_at_all():
-    made = [Conv2d(2, 4, 3), BatchNormAct2d(4, momentum=None), Conv2d(4, 3, 3), BatchNormAct2d(3, track_running_stats=False)]
+    made = [Conv2d(2, 4, 3), BatchNormAct2d(4, momentum=None), Conv2d(4, 3, 3)]
+    made.append(BatchNormAct2d(3, track_running_stats=False))
     chain, alone = pair([layer.double() for layer in made])
     for _ in range(3):
         x = torch.randn(2, 2, 7, 7, dtype=torch.float64)
@@ -139,9 +143,7 @@ def test_the_networks_of_dcgan_train_the_same_fused_and_unfused(network):
     torch.manual_seed(0)
     fused = network(32, 3, base_channels=8).double()
     unfused = copy.deepcopy(fused)
-    assert list(fused.state_dict()) == [
-        f"layers.{name}" for name in nn.Sequential(*fused.layers).state_dict()
-    ]
+    assert list(fused.state_dict()) == [f"layers.{name}" for name in nn.Sequential(*fused.layers).state_dict()]
     x = torch.randn(3, 100, dtype=torch.float64) if network is DcganGenerator else torch.randn(3, 3, 32, 32).double()
     with ops.default_impl("native"), Counter() as counter:
         found = fused(x)

@@ -164,7 +164,7 @@ def test_opcheck(name):
     before = (*made[:5], 1e-5, activation, 0.2)
     torch.library.opcheck(torch.ops.genlab.norm_conv2d.default, (*before, made[5], made[6], *rest, True))
     output, mean, var = call(name, made, "native")
-    kept = [t.detach().requires_grad_() for t in (torch.randn_like(output), torch.randn_like(mean), torch.randn_like(var))]
+    kept = [torch.randn_like(t).detach().requires_grad_() for t in (output, mean, var)]
     given = (*kept, output.detach(), mean.detach(), *before, made[5], *rest, [True] * 7)
     torch.library.opcheck(torch.ops.genlab.norm_conv2d_backward.default, given)
 
@@ -197,7 +197,7 @@ def test_an_empty_batch_gives_an_empty_output_and_no_statistics(impl):
     norm = InputNorm(torch.zeros(3), torch.ones(3))
     input, weight = torch.zeros(0, 3, 6, 6), torch.randn(4, 3, 3, 3)
     assert ops.norm_conv2d(input, norm, weight, impl=impl).output.shape == (0, 4, 4, 4)
-    with pytest.raises(ValueError, match=r"norm_conv2d: expected values to take statistics of, got input \(0, 3, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"norm_conv2d: expected values to take statistics of, got input \(0, 3"):
         ops.norm_conv2d(input, norm, weight, statistics=True, impl=impl)
 
 

@@ -13,7 +13,7 @@ from genlab.ops import InputNorm
 
 pytestmark = pytest.mark.cuda
 
-# (n, c, h, w), (c_out, kernel), arguments: whole tiles, tails, odd channels, what the kernels refuse and the op composes.
+# (n, c, h, w), (c_out, kernel), arguments: whole tiles, tails, odd channels, what the kernels refuse.
 SHAPES = [
     ((8, 64, 32, 32), (128, 4), {"stride": 2, "padding": 1}),
     ((4, 256, 16, 16), (256, 3), {"padding": 1}),
@@ -33,7 +33,8 @@ def tensor_cores_for_float32():
 
 def made(size, kernel, arguments, dtype, *, transposed: bool = False) -> list[torch.Tensor]:
     c_in, groups = size[1], arguments.get("groups", 1)
-    weight = (c_in, kernel[0], kernel[1], kernel[1]) if transposed else (kernel[0], c_in // groups, kernel[1], kernel[1])
+    channels = (c_in, kernel[0]) if transposed else (kernel[0], c_in // groups)
+    weight = (*channels, kernel[1], kernel[1])
     last = {"memory_format": torch.channels_last}
     drawn = [torch.randn(size).to(dtype).contiguous(**last), torch.randn(c_in), torch.rand(c_in) + 0.5]
     drawn += [torch.randn(c_in), torch.randn(c_in), torch.randn(weight).to(dtype).contiguous(**last)]
