@@ -54,6 +54,33 @@ void launch_fold(const Conv2dBackwardInputParams& params, const void* padded, CU
   GENLAB_LAUNCH(kernel, grid, dim3(256), 0, stream, p);
 }
 
+// A 1x1 map that becomes one patch of the kernel's size (a GAN's first layer, the input gradient of a last one): as a gather
+// all but one tap in kh x kw of each pixel would be padding. With result and weight dense in the same order it is one plain
+// product, whose columns are the patch's elements in that order.
+bool is_projection(const Conv2dBackwardInputParams& params) {
+  const Conv2dGeometry& g = params.geometry;
+  if (g.h_out != 1 || g.w_out != 1 || g.h != g.kh || g.w != g.kw || g.padding_h != 0 || g.padding_w != 0) return false;
+  if (g.dilation_h != 1 || g.dilation_w != 1 || g.kh * g.kw == 1 || params.bias != nullptr) return false;
+  const auto is_dense = [&](const int64_t (&stride)[4], int64_t channel, int64_t column) {
+    return stride[1] == channel && stride[2] == column * g.kw && stride[3] == column;
+  };
+  const auto both = [&](int64_t channel, int64_t column) {
+    return is_dense(params.grad_input_stride, channel, column) && is_dense(params.weight_stride, channel, column);
+  };
+  return both(1, g.c_in) || both(g.kh * g.kw, 1);
+}
+
+GatherGemmParams projection_of(const Conv2dBackwardInputParams& params) {
+  const Conv2dGeometry& g = params.geometry;
+  GatherGemmParams p = gather_of(params);
+  p.axis_h[0] = p.axis_w[0] = forward_axis(1, 1, 1, 1, 0, 1);
+  p.phases_w = 1;
+  p.result_channels = static_cast<int32_t>(g.c_in * g.kh * g.kw);
+  p.result_stride[1] = 1;
+  p.result_stride[2] = p.result_stride[3] = 0;
+  return p;
+}
+
 }  // namespace
 
 const char* refusal_of_conv2d_forward_implicit_gemm(const Conv2dForwardParams& params) {
@@ -66,15 +93,22 @@ const char* refusal_of_conv2d_backward_input_implicit_gemm(const Conv2dBackwardI
   return refusal_of_geometry(g);
 }
 
-std::size_t workspace_of_conv2d_forward_implicit_gemm(const Conv2dForwardParams& params) {
+// Groups run one after the other in the stream, in the same scratch memory.
+std::size_t workspace_of_conv2d_forward_implicit_gemm(const Conv2dForwardParams& whole) {
+  const Conv2dForwardParams params = group_of(whole, 0);
   GatherGemmParams p = gather_of(params);
   const int64_t bytes = lay_out_weights(p, 1, element_bytes(params.geometry.dtype));
   return is_packed(params) ? 0 : static_cast<std::size_t>(bytes);
 }
 
 // Packed weights first, then the padded gradient where one is needed.
-std::size_t workspace_of_conv2d_backward_input_implicit_gemm(const Conv2dBackwardInputParams& params) {
+std::size_t workspace_of_conv2d_backward_input_implicit_gemm(const Conv2dBackwardInputParams& whole) {
+  const Conv2dBackwardInputParams params = group_of(whole, 0);
   const int64_t bytes = element_bytes(params.geometry.dtype);
+  if (is_projection(params)) {
+    GatherGemmParams p = projection_of(params);
+    return static_cast<std::size_t>(lay_out_weights(p, 1, bytes));
+  }
   const bool folds = needs_fold(params.geometry);
   const Conv2dBackwardInputParams inner = folds ? padded_problem(params) : params;
   const Conv2dGeometry& g = inner.geometry;
@@ -87,6 +121,10 @@ void launch_conv2d_forward_implicit_gemm(
     const Conv2dForwardParams& params, void* workspace, CUstream_st* stream, ConvTile tile) {
   const Conv2dGeometry& g = params.geometry;
   if (g.n * g.c_out * g.h_out * g.w_out == 0) return;
+  for (int64_t group = 0; g.groups > 1 && group < g.groups; ++group) {
+    launch_conv2d_forward_implicit_gemm(group_of(params, group), workspace, stream, tile);
+  }
+  if (g.groups > 1) return;
   GatherGemmParams p = gather_of(params);
   lay_out_weights(p, 1, element_bytes(g.dtype));
   p.weight = params.weight;
@@ -99,6 +137,17 @@ void launch_conv2d_backward_input_implicit_gemm(
     const Conv2dBackwardInputParams& params, void* workspace, CUstream_st* stream, ConvTile tile) {
   const Conv2dGeometry& g = params.geometry;
   if (g.n * g.c_in * g.h * g.w == 0) return;
+  for (int64_t group = 0; g.groups > 1 && group < g.groups; ++group) {
+    launch_conv2d_backward_input_implicit_gemm(group_of(params, group), workspace, stream, tile);
+  }
+  if (g.groups > 1) return;
+  if (is_projection(params)) {
+    GatherGemmParams p = projection_of(params);
+    lay_out_weights(p, 1, element_bytes(g.dtype));
+    const PackParams pack{params.weight, 1, params.weight_stride[0], 0, 0};
+    run_gather<Fusion::kNone>(p, 1, g.dtype, &pack, workspace, tile, stream);
+    return check_launch("conv2d_backward_input_implicit_gemm");
+  }
   const bool folds = needs_fold(g);
   const Conv2dBackwardInputParams unplaced = folds ? padded_problem(params) : params;
   GatherGemmParams p = gather_of(unplaced);

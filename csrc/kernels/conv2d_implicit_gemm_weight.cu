@@ -13,13 +13,17 @@ const char* refusal_of_conv2d_backward_weight_implicit_gemm(const Conv2dBackward
 }
 
 std::size_t workspace_of_conv2d_backward_weight_implicit_gemm(const Conv2dBackwardWeightParams& params) {
-  return weight_workspace(params);
+  return weight_workspace(group_of(params, 0));
 }
 
 void launch_conv2d_backward_weight_implicit_gemm(
     const Conv2dBackwardWeightParams& params, void* workspace, CUstream_st* stream, ConvTile tile) {
   const Conv2dGeometry& g = params.geometry;
   if (weight_elements(g) == 0) return;
+  for (int64_t group = 0; g.groups > 1 && group < g.groups; ++group) {
+    launch_conv2d_backward_weight_implicit_gemm(group_of(params, group), workspace, stream, tile);
+  }
+  if (g.groups > 1) return;
   WeightGemmParams p{};
   run_weight_gemm<false>(params, p, workspace, tile, stream);
   check_launch("conv2d_backward_weight_implicit_gemm");

@@ -22,7 +22,8 @@ void launch_forward(
   check_launch("conv_norm_forward");
 }
 
-const char* refusal_of_norm(const ConvNorm& norm) {
+const char* refusal_of_norm(const Conv2dGeometry& geometry, const ConvNorm& norm) {
+  if (geometry.groups != 1) return "groups have no fused kernel";
   if (norm.mean == nullptr) return nullptr;
   if (!is_piecewise_linear(norm.activation)) return "only relu and leaky_relu are applied as the operand is loaded";
   return starts_a_pack(norm.mean) ? nullptr : "the mean does not start on 16 bytes";
@@ -32,14 +33,14 @@ const char* refusal_of_norm(const ConvNorm& norm) {
 
 const char* refusal_of_conv_norm(const Conv2dForwardParams& params, const ConvNorm& norm) {
   const char* const refusal = refusal_of_conv2d_forward_implicit_gemm(params);
-  return refusal != nullptr ? refusal : refusal_of_norm(norm);
+  return refusal != nullptr ? refusal : refusal_of_norm(params.geometry, norm);
 }
 
 const char* refusal_of_conv_norm(const Conv2dBackwardInputParams& params, const ConvNorm& norm) {
   const char* const refusal = refusal_of_conv2d_backward_input_implicit_gemm(params);
   if (refusal != nullptr) return refusal;
   if (params.geometry.reflect) return "the input gradient under reflect padding is folded in a second pass";
-  return refusal_of_norm(norm);
+  return refusal_of_norm(params.geometry, norm);
 }
 
 std::size_t workspace_of_conv_norm(const Conv2dForwardParams& params) { return fused_workspace(params); }

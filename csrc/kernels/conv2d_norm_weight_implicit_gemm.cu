@@ -22,6 +22,7 @@ SourceTransform transform_of(
 const char* refusal_of_conv_norm(const Conv2dBackwardWeightParams& params, const ConvNormWeightGradient& fused) {
   const char* const refusal = refusal_of_conv2d_backward_weight_implicit_gemm(params);
   if (refusal != nullptr) return refusal;
+  if (params.geometry.groups != 1) return "groups have no fused kernel";
   if (fused.grad_output_statistics.output != nullptr && fused.input_statistics.output != nullptr) {
     return "both operands are gradients";
   }
