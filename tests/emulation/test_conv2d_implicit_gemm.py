@@ -35,7 +35,7 @@ GROUPED = [
     Problem(c_in=51, c_out=60, groups=3, h=6, w=5),
     Problem(c_in=48, c_out=32, groups=2, channels_last=False, reflect=True, bias=False),
 ]
-# A 1x1 map to a patch of the kernel's size and back: one plain product where no bias and the same order of memory allow it.
+# A 1x1 map to a patch of the kernel's size and back: one plain product where the order of memory allows it.
 PROJECTIONS = [
     Problem(n=3, c_in=c_in, c_out=c_out, h=4, w=5, kernel=(4, 5), padding=(0, 0), stride=stride, bias=False, **more)
     for c_in, c_out, stride, more in [
