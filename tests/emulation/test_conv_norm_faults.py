@@ -22,20 +22,8 @@ FAULTS = {
         "transform_cursor.advance(kSlab, p.source_channels, w.taps);",
         "",
     ),
-    "transform_of_bytes_that_have_not_landed": (
-        "gather_gemm_kernel.h",
-        "async_copy_wait<Tile::kStages - 2>();\n    if constexpr",
-        "if constexpr",
-    ),
-    "column_sums_over_staged_sums": (
-        "fused_epilogue.h",
-        "__syncthreads();  // the staged sums have been read",
-        "",
-    ),
     "a_thread_left_out_of_the_merge": ("fused_epilogue.h", "other < kGroups; ++other", "other < kGroups - 1; ++other"),
     "tail_tile_counted_as_whole": ("norm_factors.h", "rows < p.tile_rows ? rows : p.tile_rows", "p.tile_rows"),
-    "second_tensor_missing": ("gather_gemm.h", "const T* const second = static_cast<const T*>(p.transform.second) +",
-                              "const T* const second = static_cast<const T*>(p.source) +"),
 }  # fmt: skip
 
 
