@@ -26,8 +26,10 @@ const char* refusal_of_conv_norm(const Conv2dBackwardWeightParams& params, const
   if (fused.grad_output_statistics.output != nullptr && fused.input_statistics.output != nullptr) {
     return "both operands are gradients";
   }
-  const bool piecewise = is_piecewise_linear(fused.grad_output_norm.activation) && is_piecewise_linear(fused.input_norm.activation);
-  return piecewise ? nullptr : "only relu and leaky_relu are applied as the operand is loaded";
+  for (const ConvNorm* norm : {&fused.grad_output_norm, &fused.input_norm}) {
+    if (!is_piecewise_linear(norm->activation)) return "only relu and leaky_relu are applied as the operand is loaded";
+  }
+  return nullptr;
 }
 
 std::size_t workspace_of_conv_norm(const Conv2dBackwardWeightParams& params) {

@@ -19,7 +19,8 @@ inline at::TensorOptions norm_options(const Tensor& input) {
 }
 
 // A vector of the channels in float32 (float64 for float64 tensors), starting on 16 bytes; undefined stays undefined.
-inline Tensor channel_vector(const char* op, const char* name, const OptionalTensor& tensor, const Tensor& input, int64_t channels) {
+inline Tensor channel_vector(
+    const char* op, const char* name, const OptionalTensor& tensor, const Tensor& input, int64_t channels) {
   if (!tensor.has_value() || !tensor->defined()) return Tensor();
   TORCH_CHECK_VALUE(
       tensor->dim() == 1 && tensor->size(0) == channels, op, ": expected ", name, " of shape (", channels, "), got ",

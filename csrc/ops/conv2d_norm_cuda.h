@@ -37,7 +37,8 @@ inline Tensor dense(const Tensor& tensor) {
   return tensor.contiguous(is_channels_last(tensor) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
 }
 
-inline void enter_tensors(Conv2dForwardParams& p, const Tensor& source, const Tensor& weight, const Tensor& bias, const Tensor& result) {
+inline void enter_tensors(
+    Conv2dForwardParams& p, const Tensor& source, const Tensor& weight, const Tensor& bias, const Tensor& result) {
   p.input = source.const_data_ptr();
   p.weight = weight.const_data_ptr();
   p.bias = bias.defined() ? bias.const_data_ptr() : nullptr;
@@ -64,15 +65,15 @@ template <typename Params>
 std::optional<ForwardResult> run_fused_forward(
     const char* op, Params& p, std::array<int64_t, 4> sizes, const Tensor& input, const NormArguments& norm,
     const Tensor& weight, const OptionalTensor& bias, bool statistics) {
-  const ConvNormForward refused{norm_struct(op, norm), nullptr, nullptr};
-  if (refusal_of_conv_norm(p, refused.norm) != nullptr || !may_use_tensor_cores(p.geometry.dtype)) return std::nullopt;
+  const ConvNorm norm_before = norm_struct(op, norm);
+  if (refusal_of_conv_norm(p, norm_before) != nullptr || !may_use_tensor_cores(p.geometry.dtype)) return std::nullopt;
   const Tensor result = empty_like_layout(sizes, input), bias_values = checked_bias(op, bias, input, sizes[1]);
   if (result.numel() == 0) return std::nullopt;
   const int64_t channels = statistics ? sizes[1] : 0;
   const Tensor mean = at::empty({channels}, norm_options(input)), var = at::empty({channels}, norm_options(input));
   enter_tensors(p, input, weight, bias_values, result);
-  const ConvNormForward fused{
-      refused.norm, statistics ? mean.mutable_data_ptr<float>() : nullptr, statistics ? var.mutable_data_ptr<float>() : nullptr};
+  ConvNormForward fused{norm_before, nullptr, nullptr};
+  if (statistics) fused.mean = mean.mutable_data_ptr<float>(), fused.var = var.mutable_data_ptr<float>();
   const c10::cuda::CUDAGuard guard(input.device());
   const Tensor workspace = workspace_like(input, workspace_of_conv_norm(p));
   launch_conv_norm_forward(p, fused, workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream().stream());

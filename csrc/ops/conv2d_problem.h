@@ -20,7 +20,8 @@ using at::IntArrayRef;
 using at::Tensor;
 
 // Both 4-dimensional, of one dtype and on one device.
-inline void check_pair(const char* op, const char* first_name, const Tensor& first, const char* second_name, const Tensor& second) {
+inline void check_pair(
+    const char* op, const char* first_name, const Tensor& first, const char* second_name, const Tensor& second) {
   TORCH_CHECK_VALUE(first.dim() == 4, op, ": expected a 4-dimensional ", first_name, ", got ", shape_text(first));
   TORCH_CHECK_VALUE(second.dim() == 4, op, ": expected a 4-dimensional ", second_name, ", got ", shape_text(second));
   TORCH_CHECK_TYPE(
@@ -89,7 +90,8 @@ inline std::pair<int64_t, int64_t> check_sizes(const char* op, const Conv2dGeome
   return {(g.h + 2 * g.padding_h - reach_h) / g.stride_h + 1, (g.w + 2 * g.padding_w - reach_w) / g.stride_w + 1};
 }
 
-inline void check_grad_output(const char* op, const Conv2dGeometry& g, const Tensor& grad_output, std::pair<int64_t, int64_t> size) {
+inline void check_grad_output(
+    const char* op, const Conv2dGeometry& g, const Tensor& grad_output, std::pair<int64_t, int64_t> size) {
   TORCH_CHECK_VALUE(
       grad_output.size(0) == g.n && g.h_out >= 1 && g.w_out >= 1 && g.h_out <= size.first && g.w_out <= size.second, op,
       ": expected grad_output of ", g.n, " images of at most ", size.first, " x ", size.second, ", got ",

@@ -38,7 +38,8 @@ class Scratch {
 
 template <bool kOfStatistics>
 void launch_factors(const FactorParams& p, CUstream_st* stream) {
-  GENLAB_LAUNCH(norm_factors_kernel<kOfStatistics>, dim3(static_cast<unsigned>((p.channels + 127) / 128)), dim3(128), 0, stream, p);
+  const dim3 grid(static_cast<unsigned>((p.channels + 127) / 128));
+  GENLAB_LAUNCH(norm_factors_kernel<kOfStatistics>, grid, dim3(128), 0, stream, p);
 }
 
 // The factors of `norm`, in scratch memory.

@@ -154,7 +154,8 @@ GENLAB_DEVICE uint32_t load_source_vectors(
 // Any channel count and any strides: element by element through registers, where a transform happens at once.
 template <typename T, typename Tile, Fusion kFusion>
 GENLAB_DEVICE void load_source_elements(
-    const GatherParams<kFusion>& p, const GatherAxis& h, const GatherAxis& w, const SourceRows<T, Tile::kRows / kRowsPerPass>& rows,
+    const GatherParams<kFusion>& p, const GatherAxis& h, const GatherAxis& w,
+    const SourceRows<T, Tile::kRows / kRowsPerPass>& rows,
     TapCursor cursor, unsigned char* stage) {
   constexpr int kPasses = Tile::kRows / kRowsPerPass, kElements = kChunkBytes / sizeof(T);
   T values[kPasses][kElements];

@@ -80,7 +80,8 @@ GENLAB_DEVICE void store_chunk(unsigned char* to, const T (&values)[kChunkBytes 
 
 // The second tensor of a gradient travels beside it; `second_at` is where it goes.
 template <typename T>
-GENLAB_DEVICE void load_second(const SourceTransform& t, const void* base, const T* from, bool inside, unsigned char* second_at) {
+GENLAB_DEVICE void load_second(
+    const SourceTransform& t, const void* base, const T* from, bool inside, unsigned char* second_at) {
   if (t.second == nullptr) return;
   const T* const second = static_cast<const T*>(t.second) + (from - static_cast<const T*>(base));
   async_copy<kChunkBytes>(second_at, second, inside ? kChunkBytes : 0);

@@ -96,7 +96,8 @@ void launch_weight_gemm(
     launch_weight_tile<kFused, T, SquareTile, false>(p, plan.splits, stream);
   }
   const int64_t blocks = ceil_div(int64_t(p.c_out) * p.columns, 256);
-  GENLAB_LAUNCH(reduce_weight_kernel<T>, dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096)), dim3(256), 0, stream, p, r);
+  const dim3 reduce_grid(static_cast<unsigned>(blocks < 4096 ? blocks : 4096));
+  GENLAB_LAUNCH(reduce_weight_kernel<T>, reduce_grid, dim3(256), 0, stream, p, r);
   if (r.grad_bias == nullptr) return;
   const dim3 grid(static_cast<unsigned>(ceil_div(p.c_out, kBiasChannels)), static_cast<unsigned>(plan.bias_splits));
   GENLAB_LAUNCH(sum_bias_kernel<T>, grid, dim3(kBiasChannels, kBiasRows), 0, stream, p, r);
@@ -106,7 +107,9 @@ void launch_weight_gemm(
 inline int64_t weight_elements(const Conv2dGeometry& g) { return g.c_out * g.c_in * g.kh * g.kw; }
 
 // Sums of the splits in floats, rounded up so that the bias's part starts on 16 bytes.
-inline int64_t partial_elements(const Conv2dGeometry& g, const WeightPlan& plan) { return round_up(plan.splits * weight_elements(g), 4); }
+inline int64_t partial_elements(const Conv2dGeometry& g, const WeightPlan& plan) {
+  return round_up(plan.splits * weight_elements(g), 4);
+}
 
 inline std::size_t weight_workspace(const Conv2dBackwardWeightParams& params) {
   // The smaller tile needs the fewer splits, so take the larger of the two.
