@@ -114,6 +114,7 @@ def _with_followers(layers: nn.Sequential) -> Iterator[tuple[nn.Module, nn.Modul
 def _is_fusable_convolution(layer: nn.Module | None) -> bool:
     return (
         isinstance(layer, (Conv2d, ConvTranspose2d))
+        and type(layer).forward in (Conv2d.forward, ConvTranspose2d.forward)  # a subclass may compute something else
         and layer.impl in FUSABLE_IMPLS
         and not isinstance(layer.padding, str)
         and not _has_hooks(layer)
@@ -123,6 +124,8 @@ def _is_fusable_convolution(layer: nn.Module | None) -> bool:
 def _is_fusable_norm(layer: nn.Module | None) -> bool:
     return (
         isinstance(layer, BatchNormAct2d)
+        and type(layer).forward is BatchNormAct2d.forward
+        and not getattr(layer, "reflect_pad", 0)  # which it adds to its output
         and layer.impl in FUSABLE_IMPLS
         and not layer.shares_statistics()
         and not _has_hooks(layer)
