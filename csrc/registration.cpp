@@ -12,10 +12,21 @@ TORCH_LIBRARY(genlab, m) {
       "int[2] dilation, int groups, str padding_mode) -> Tensor");
   m.def(
       "conv2d_backward_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, int[2] stride, int[2] padding, "
-      "int[2] dilation, int groups, str padding_mode, bool with_bias) -> (Tensor, Tensor)");
+      "int[2] dilation, int groups, str padding_mode, bool with_bias, bool? channels_last=None) -> (Tensor, Tensor)");
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] output_padding, "
       "int groups, int[2] dilation, str? activation, float negative_slope) -> Tensor");
+  m.def(
+      "norm_conv2d(Tensor input, Tensor? mean, Tensor? var, Tensor? norm_weight, Tensor? norm_bias, float eps, "
+      "str? norm_activation, float norm_slope, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, "
+      "int[2] output_padding, int[2] dilation, int groups, str padding_mode, bool transposed, bool native_convolution, "
+      "bool statistics) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "norm_conv2d_backward(Tensor grad_output, Tensor? grad_mean, Tensor? grad_var, Tensor? output, Tensor? output_mean, "
+      "Tensor input, Tensor? mean, Tensor? var, Tensor? norm_weight, Tensor? norm_bias, float eps, str? norm_activation, "
+      "float norm_slope, Tensor weight, int[2] stride, int[2] padding, int[2] output_padding, int[2] dilation, int groups, "
+      "str padding_mode, bool transposed, bool native_convolution, bool[7] wanted) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "norm_statistics(Tensor input, bool per_sample, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum) "
       "-> (Tensor, Tensor)");

@@ -3,10 +3,8 @@
 //
 // Sums are taken tap by tap, channel by channel and image by image into nested partial sums, so that the error of a long
 // fp32 sum grows with its nesting and not with its length.
-#include <stdexcept>
-#include <string>
-
 #include "kernels/common/conv_index.h"
+#include "kernels/common/launch.h"
 #include "kernels/conv2d.h"
 
 namespace genlab {
@@ -196,28 +194,6 @@ __global__ void conv2d_backward_bias_direct_kernel(Conv2dBackwardWeightParams p)
 dim3 grid_for(int64_t total) {
   const int64_t blocks = (total + kThreads - 1) / kThreads;
   return dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
-}
-
-void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string(kernel) + ": launch failed: " + cudaGetErrorString(error));
-  }
-}
-
-// Calls `body` with a value of the element type that `dtype` names.
-template <typename Body>
-void with_dtype(DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(float{});
-    case DType::kFloat64:
-      return body(double{});
-    case DType::kBFloat16:
-      return body(BFloat16{});
-    case DType::kFloat16:
-      return body(Float16{});
-  }
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Launchers of the tensor-core convolutions (conv2d_implicit_gemm*.cu), over the parameters of conv2d.h. Strides are free;
 // channels_last tensors whose channels are a multiple of 8 (of 4 in float32) take 16-byte loads and stores.
 //
+// Groups of at least 16 channels on either side run one after the other, a launch each.
+//
 // bfloat16 and float16 multiply as they are, float32 as tf32 (10 mantissa bits); all sums are fp32.
 #pragma once
 

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 namespace genlab {
 namespace {
@@ -47,15 +48,35 @@ Tensor conv_transpose2d(
       activation, negative_slope);
 }
 
+// The normalisation's vectors stay as they are: they are used in float32.
+template <c10::DeviceType device>
+std::tuple<Tensor, Tensor, Tensor> norm_conv2d(
+    const Tensor& input, const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps,
+    std::optional<std::string_view> norm_activation, double norm_slope, const Tensor& weight,
+    const std::optional<Tensor>& bias, IntArrayRef stride, IntArrayRef padding, IntArrayRef output_padding,
+    IntArrayRef dilation, int64_t groups, std::string_view padding_mode, bool transposed, bool native_convolution,
+    bool statistics) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("genlab::norm_conv2d", "").typed<decltype(norm_conv2d<device>)>();
+  return op.call(
+      cast<device>(input), mean, var, norm_weight, norm_bias, eps, norm_activation, norm_slope, cast<device>(weight),
+      cast<device>(bias), stride, padding, output_padding, dilation, groups, padding_mode, transposed,
+      native_convolution, statistics);
+}
+
 }  // namespace
 }  // namespace genlab
 
 TORCH_LIBRARY_IMPL(genlab, AutocastCPU, m) {
   m.impl("conv2d", TORCH_FN(genlab::conv2d<c10::DeviceType::CPU>));
   m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CPU>));
+  m.impl("norm_conv2d", TORCH_FN(genlab::norm_conv2d<c10::DeviceType::CPU>));
 }
 
 TORCH_LIBRARY_IMPL(genlab, AutocastCUDA, m) {
   m.impl("conv2d", TORCH_FN(genlab::conv2d<c10::DeviceType::CUDA>));
   m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CUDA>));
+  m.impl("norm_conv2d", TORCH_FN(genlab::norm_conv2d<c10::DeviceType::CUDA>));
 }

@@ -14,9 +14,10 @@
 
 namespace genlab {
 
-// float32 multiplies as tf32 on tensor cores: only where torch.backends.cudnn.allow_tf32 lets cuDNN do the same.
+// float32 multiplies as tf32 on tensor cores: only where torch.backends.cudnn.conv.fp32_precision lets cuDNN do the same.
+// Asking without the operation would throw where convolutions and recurrent networks are set differently.
 inline bool may_use_tensor_cores(DType dtype) {
-  return dtype != DType::kFloat32 || at::globalContext().allowTF32CuDNN();
+  return dtype != DType::kFloat32 || at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
 }
 
 // Scratch memory of a launch. It goes back to torch's allocator at once, which hands it on only in the order of the stream.

@@ -10,7 +10,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from genlab.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
+from genlab.nn import BatchNormAct2d, Conv2d, ConvChain, ConvTranspose2d
 from genlab.nn.init import normal_init
 
 # image size -> (side of the first feature map, number of stride-2 stages up to the image)
@@ -54,7 +54,7 @@ class DcganGenerator(nn.Module):
                 BatchNormAct2d(c_out, activation="relu"),
             ]
         layers.append(ConvTranspose2d(widths[-1], image_channels, 4, stride=2, padding=1, activation="tanh"))
-        self.layers = nn.Sequential(*layers)
+        self.layers = ConvChain(*layers)
         normal_init(self, std=0.02)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class DcganDiscriminator(nn.Module):
             else:
                 layers.append(Conv2d(c_in, c_out, 4, stride=2, padding=1, **activation))
         layers.append(Conv2d(widths[-1], 1, STAGES[image_size][0]))
-        self.layers = nn.Sequential(*layers)
+        self.layers = ConvChain(*layers)
         normal_init(self, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:

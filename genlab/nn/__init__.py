@@ -3,6 +3,7 @@
 from genlab.nn import init
 from genlab.nn.batch_norm import BatchNormAct1d, BatchNormAct2d, ConditionalBatchNormAct2d, synchronize_batch_norm
 from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
+from genlab.nn.conv_chain import ConvChain
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ConditionalBatchNormAct2d",
     "Conv1d",
     "Conv2d",
+    "ConvChain",
     "ConvTranspose2d",
     "InstanceNormAct2d",
     "LayerNormAct",

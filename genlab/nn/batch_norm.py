@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from genlab.nn.activated import Activated
+from genlab.ops import InputNorm, batch_norm_act
 from genlab.ops import activation as act
-from genlab.ops import batch_norm_act, implementation
 
 WORLD = "world"
 
@@ -26,7 +27,7 @@ class _SharedGroup:
         return self
 
 
-class BatchNormAct2d(nn.BatchNorm2d):
+class BatchNormAct2d(Activated, nn.BatchNorm2d):
     """activation(BatchNorm2d(input) + residual) as one op; loads the state_dict of torch.nn.BatchNorm2d.
 
     Args:
@@ -47,18 +48,12 @@ class BatchNormAct2d(nn.BatchNorm2d):
     def __init__(
         self,
         *args: Any,
-        activation: str | None = None,
-        negative_slope: float = 0.2,
         reflect_pad: int = 0,
         process_group: dist.ProcessGroup | str | None = None,
-        impl: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.reflect_pad = reflect_pad
-        act.check("BatchNormAct2d", activation, negative_slope)
-        implementation.check_impl("BatchNormAct2d", impl)
-        self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
         self.process_group = process_group
 
     @property
@@ -80,11 +75,7 @@ class BatchNormAct2d(nn.BatchNorm2d):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, activation: str | None, residual: Tensor | None
     ) -> Tensor:
         self._check_input_dim(input)
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:  # cumulative average, as in torch
-                momentum = 1.0 / float(self.num_batches_tracked)
+        momentum = self._count_batch()
         use_batch = self.training or self.running_mean is None
         keep = not self.training or self.track_running_stats
         return batch_norm_act(
@@ -93,6 +84,42 @@ class BatchNormAct2d(nn.BatchNorm2d):
             residual=residual, reflect_pad=self.reflect_pad,
             process_group=self._resolved_group() if self.training else None, impl=self.impl,
         )  # fmt: skip
+
+    def input_norm(self, output: Tensor, mean: Tensor | None, var: Tensor | None) -> InputNorm:
+        """This layer as what the next convolution applies to its input; one call stands for one forward pass.
+
+        Args:
+            output: (N, C, H, W), of the convolution before.
+            mean, var: (C,), of `output`, the variance biased; they move the running statistics. None to use the
+                running ones, as when not training.
+        """
+        self._check_input_dim(output)
+        momentum = self._count_batch()
+        if mean is None:
+            mean, var = self.running_mean, self.running_var
+        elif output.numel() == output.shape[1]:
+            raise ValueError(
+                f"BatchNormAct2d: expected more than 1 value per channel when training, got {tuple(output.shape)}"
+            )
+        elif self.training and self.track_running_stats:
+            count = output.numel() // output.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), momentum)
+        return InputNorm(mean, var, self.weight, self.bias, self.eps, self.activation, self.negative_slope)
+
+    def shares_statistics(self) -> bool:
+        """Whether the statistics of a training pass are those of several processes."""
+        return self._resolved_group() is not None
+
+    def _count_batch(self) -> float:
+        """The weight of a new value in the running statistics, after counting one more batch where training."""
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:  # cumulative average, as in torch
+                momentum = 1.0 / float(self.num_batches_tracked)
+        return momentum
 
     def _resolved_group(self) -> dist.ProcessGroup | None:
         if isinstance(self._group, _SharedGroup):
@@ -103,15 +130,9 @@ class BatchNormAct2d(nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
-        if self.activation is not None:
-            text += f", activation={self.activation}"
-        if self.activation == "leaky_relu":
-            text += f", negative_slope={self.negative_slope}"
         if self.reflect_pad:
             text += f", reflect_pad={self.reflect_pad}"
-        if self._group is not None:
-            text += ", synchronised"
-        return text if self.impl == "auto" else f"{text}, impl={self.impl}"
+        return text + (", synchronised" if self._group is not None else "")
 
 
 class BatchNormAct1d(BatchNormAct2d):

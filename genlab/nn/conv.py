@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from genlab.ops import activation as act
-from genlab.ops import conv1d, conv2d, conv_transpose2d, implementation, shapes
+from genlab.nn.activated import Activated
+from genlab.ops import conv1d, conv2d, conv_transpose2d, shapes
 
 
-class Conv1d(nn.Conv1d):
+class Conv1d(Activated, nn.Conv1d):
     """torch.nn.Conv1d, then an activation, as one op (`genlab.ops.conv1d`).
 
     Args:
@@ -26,12 +26,9 @@ class Conv1d(nn.Conv1d):
         torch.Size([8, 32, 4000])
     """
 
-    def __init__(
-        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _check_padding_mode("Conv1d", self.padding_mode)
-        _set_activation(self, "Conv1d", activation, negative_slope, impl)
+        _check_padding_mode(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, L) or (C_in, L) to (N, C_out, L_out) or (C_out, L_out)."""
@@ -41,11 +38,8 @@ class Conv1d(nn.Conv1d):
             impl=self.impl,
         )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
 
-
-class Conv2d(nn.Conv2d):
+class Conv2d(Activated, nn.Conv2d):
     """torch.nn.Conv2d, then an activation, as one op (`genlab.ops.conv2d`).
 
     Args:
@@ -60,12 +54,9 @@ class Conv2d(nn.Conv2d):
         torch.Size([8, 64, 32, 32])
     """
 
-    def __init__(
-        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _check_padding_mode("Conv2d", self.padding_mode)
-        _set_activation(self, "Conv2d", activation, negative_slope, impl)
+        _check_padding_mode(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out) or (C_out, H_out, W_out)."""
@@ -75,11 +66,8 @@ class Conv2d(nn.Conv2d):
             impl=self.impl,
         )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
 
-
-class ConvTranspose2d(nn.ConvTranspose2d):
+class ConvTranspose2d(Activated, nn.ConvTranspose2d):
     """torch.nn.ConvTranspose2d, then an activation, as one op (`genlab.ops.conv_transpose2d`).
 
     Args:
@@ -94,12 +82,6 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         torch.Size([8, 512, 4, 4])
     """
 
-    def __init__(
-        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        _set_activation(self, "ConvTranspose2d", activation, negative_slope, impl)
-
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """(N, C_in, H, W) or (C_in, H, W) to (N, C_out, H_out, W_out); `output_size` (H_out, W_out) picks among the
         sizes that the stride leaves open, as in torch."""
@@ -111,26 +93,10 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             activation=self.activation, negative_slope=self.negative_slope, impl=self.impl,
         )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
 
-
-def _check_padding_mode(name: str, padding_mode: str) -> None:
-    if padding_mode not in shapes.PADDING_MODES:
+def _check_padding_mode(module: Conv1d | Conv2d) -> None:
+    if module.padding_mode not in shapes.PADDING_MODES:
         raise ValueError(
-            f"{name}: expected padding_mode to be one of {', '.join(shapes.PADDING_MODES)}, got {padding_mode!r}; "
-            "pad with torch.nn.functional.pad for others"
+            f"{type(module).__name__}: expected padding_mode to be one of {', '.join(shapes.PADDING_MODES)}, got "
+            f"{module.padding_mode!r}; pad with torch.nn.functional.pad for others"
         )
-
-
-def _set_activation(module: nn.Module, name: str, activation: str | None, negative_slope: float, impl: str) -> None:
-    act.check(name, activation, negative_slope)
-    implementation.check_impl(name, impl)
-    module.activation, module.negative_slope, module.impl = activation, negative_slope, impl
-
-
-def _activation_repr(module: nn.Module) -> str:
-    text = "" if module.activation is None else f", activation={module.activation}"
-    if module.activation == "leaky_relu":
-        text += f", negative_slope={module.negative_slope}"
-    return text if module.impl == "auto" else f"{text}, impl={module.impl}"

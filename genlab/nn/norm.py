@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from genlab.ops import activation as act
-from genlab.ops import implementation, instance_norm_act, layer_norm_act
+from genlab.nn.activated import Activated
+from genlab.ops import instance_norm_act, layer_norm_act
 
 
-class InstanceNormAct2d(nn.InstanceNorm2d):
+class InstanceNormAct2d(Activated, nn.InstanceNorm2d):
     """activation(InstanceNorm2d(input) + residual) as one op; loads the state_dict of torch.nn.InstanceNorm2d.
 
     Args:
@@ -26,20 +26,9 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         torch.Size([1, 256, 32, 32])
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        activation: str | None = None,
-        negative_slope: float = 0.2,
-        reflect_pad: int = 0,
-        impl: str = "auto",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, reflect_pad: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reflect_pad = reflect_pad
-        act.check("InstanceNormAct2d", activation, negative_slope)
-        implementation.check_impl("InstanceNormAct2d", impl)
-        self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """(N, C, H, W) or (C, H, W), and a residual of the same shape, to that shape with 2 reflect_pad more rows and
@@ -57,10 +46,10 @@ class InstanceNormAct2d(nn.InstanceNorm2d):
         return output.squeeze(0) if alone else output
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
+        return super().extra_repr() + (f", reflect_pad={self.reflect_pad}" if self.reflect_pad else "")
 
 
-class LayerNormAct(nn.LayerNorm):
+class LayerNormAct(Activated, nn.LayerNorm):
     """activation(LayerNorm(input) + residual) as one op; loads the state_dict of torch.nn.LayerNorm.
 
     Args:
@@ -75,29 +64,9 @@ class LayerNormAct(nn.LayerNorm):
         torch.Size([2, 16, 64])
     """
 
-    def __init__(
-        self, *args: Any, activation: str | None = None, negative_slope: float = 0.2, impl: str = "auto", **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        act.check("LayerNormAct", activation, negative_slope)
-        implementation.check_impl("LayerNormAct", impl)
-        self.activation, self.negative_slope, self.impl = activation, negative_slope, impl
-
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """(..., *normalized_shape), and a residual of the same shape, to the same shape."""
         return layer_norm_act(
             input, self.normalized_shape, self.weight, self.bias, self.eps, activation=self.activation,
             negative_slope=self.negative_slope, residual=residual, impl=self.impl,
         )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
-
-
-def _activation_repr(module: nn.Module) -> str:
-    text = "" if module.activation is None else f", activation={module.activation}"
-    if module.activation == "leaky_relu":
-        text += f", negative_slope={module.negative_slope}"
-    if getattr(module, "reflect_pad", 0):
-        text += f", reflect_pad={module.reflect_pad}"
-    return text if module.impl == "auto" else f"{text}, impl={module.impl}"

@@ -15,10 +15,13 @@ from genlab.ops.implementation import (
 )
 from genlab.ops.instance_norm_act import instance_norm_act
 from genlab.ops.layer_norm_act import layer_norm_act
+from genlab.ops.norm_conv2d import ConvResult, InputNorm, norm_conv2d, norm_conv_transpose2d
 
 __all__ = [
     "ACTIVATIONS",
     "IMPLEMENTATIONS",
+    "ConvResult",
+    "InputNorm",
     "OpRow",
     "batch_norm_act",
     "conv1d",
@@ -29,5 +32,7 @@ __all__ = [
     "get_default_impl",
     "instance_norm_act",
     "layer_norm_act",
+    "norm_conv2d",
+    "norm_conv_transpose2d",
     "set_default_impl",
 ]

@@ -71,12 +71,12 @@ def conv1d(
     image, kernel = input.unsqueeze(2), weight.unsqueeze(2)
     shapes.check_tensors(OP, image, kernel, bias)
     act.check(OP, activation, negative_slope)
-    step, spacing = _single("stride", stride, 1), _single("dilation", dilation, 1)
+    step, spacing = shapes.single(OP, "stride", stride, 1), shapes.single(OP, "dilation", dilation, 1)
     shapes.check_conv2d_channels(OP, input, weight, bias, groups)
     if not isinstance(padding, str):
-        padding = (0, _single("padding", padding, 0))
+        padding = (0, shapes.single(OP, "padding", padding, 0))
     before, extra = shapes.resolve_padding(OP, padding, (1, weight.shape[2]), (1, step), (1, spacing))
-    _check_length(input, weight, before[1], extra[1], spacing, padding_mode)
+    shapes.conv1d_output_size(OP, input, weight, step, before[1], extra[1], spacing, padding_mode)
 
     chosen = implementation.choose(OP, impl, input)
     if chosen == "torch":
@@ -90,37 +90,3 @@ def conv1d(
         activation=activation, negative_slope=negative_slope, impl=chosen,
     )  # fmt: skip
     return output.squeeze(2)
-
-
-def _single(name: str, value: int | Sequence[int], minimum: int) -> int:
-    """`value` as an int, taken out of a sequence of one. Raises TypeError or ValueError naming the argument."""
-    items = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(items) != 1 or isinstance(items[0], bool) or not isinstance(items[0], int):
-        raise TypeError(f"{OP}: expected {name} to be an int or a sequence of one int, got {value!r}")
-    if items[0] < minimum:
-        raise ValueError(f"{OP}: expected {name} >= {minimum}, got {value!r}")
-    return items[0]
-
-
-def _check_length(input: Tensor, weight: Tensor, before: int, extra: int, dilation: int, padding_mode: str) -> None:
-    if padding_mode not in shapes.PADDING_MODES:
-        raise ValueError(
-            f"{OP}: expected padding_mode to be one of {', '.join(shapes.PADDING_MODES)}, got {padding_mode!r}"
-        )
-    length, kernel = input.shape[2], weight.shape[2]
-    if length < 1 or kernel < 1:
-        raise ValueError(
-            f"{OP}: expected input and weight with length >= 1, got input {shapes.shape_text(input)} and weight "
-            f"{shapes.shape_text(weight)}"
-        )
-    if padding_mode == "reflect" and before + extra >= length:
-        raise ValueError(
-            f"{OP}: reflect padding must be smaller than the input's length, got padding {before + extra} and length "
-            f"{length}"
-        )
-    padded, reach = length + 2 * before + extra, dilation * (kernel - 1) + 1
-    if padded < reach:
-        raise ValueError(
-            f"{OP}: expected an input whose padded length covers the kernel, got padded length {padded} and kernel "
-            f"{reach} (with dilation); add padding or use a smaller kernel"
-        )

@@ -36,11 +36,19 @@ def register() -> None:
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def _empty(sizes: Sequence[int], like: Tensor) -> Tensor:
+def empty_like_layout(sizes: Sequence[int], like: Tensor) -> Tensor:
     """The layout rule of csrc/ops/conv2d.cpp: channels_last where `like` is that and not contiguous as well."""
-    channels_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    return _empty_in(is_channels_last(like), sizes, like)
+
+
+def _empty_in(channels_last: bool, sizes: Sequence[int], like: Tensor) -> Tensor:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(sizes, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the channels of a pixel lie together and those of a plane do not."""
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _check(op: str, first_name: str, first: Tensor, second_name: str, second: Tensor) -> None:
@@ -66,7 +74,7 @@ def _conv2d_fake(
     _check("conv2d", "input", input, "weight", weight)
     shapes.check_conv2d_channels("conv2d", input, weight, bias, groups)
     size = shapes.conv2d_output_size("conv2d", input, weight, stride, padding, (0, 0), dilation, padding_mode)
-    return _empty((input.shape[0], weight.shape[0], *size), input)
+    return empty_like_layout((input.shape[0], weight.shape[0], *size), input)
 
 
 def _backward_input_fake(
@@ -80,7 +88,7 @@ def _backward_input_fake(
     padding_mode: str,
 ) -> Tensor:
     _check("conv2d_backward_input", "grad_output", grad_output, "weight", weight)
-    return _empty((grad_output.shape[0], weight.shape[1] * groups, *input_size), grad_output)
+    return empty_like_layout((grad_output.shape[0], weight.shape[1] * groups, *input_size), grad_output)
 
 
 def _backward_weight_fake(
@@ -93,10 +101,12 @@ def _backward_weight_fake(
     groups: int,
     padding_mode: str,
     with_bias: bool,
+    channels_last: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     _check("conv2d_backward_weight", "grad_output", grad_output, "input", input)
     c_out = grad_output.shape[1]
-    grad_weight = _empty((c_out, input.shape[1] // groups, *kernel_size), input)
+    layout = is_channels_last(input) if channels_last is None else channels_last
+    grad_weight = _empty_in(layout, (c_out, input.shape[1] // groups, *kernel_size), input)
     return grad_weight, input.new_empty((c_out if with_bias else 0,))
 
 
@@ -116,7 +126,7 @@ def _conv_transpose2d_fake(
     _check(op, "input", input, "weight", weight)
     shapes.check_conv_transpose2d_channels(op, input, weight, bias, groups)
     size = shapes.conv_transpose2d_output_size(op, input, weight, stride, padding, output_padding, dilation)
-    return _empty((input.shape[0], weight.shape[1] * groups, *size), input)
+    return empty_like_layout((input.shape[0], weight.shape[1] * groups, *size), input)
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -164,7 +174,7 @@ def _conv2d_gradients(ctx: Any, grad_output: Tensor, input: Tensor, weight: Tens
     if wants_weight:
         kernel = weight.shape[2:]
         grad_weight, grad_bias = torch.ops.genlab.conv2d_backward_weight(
-            grad_output, input, kernel, *ctx.attributes, wants_bias
+            grad_output, input, kernel, *ctx.attributes, wants_bias, is_channels_last(weight)
         )
     elif wants_bias:
         grad_bias = grad_output.sum((0, 2, 3))
@@ -185,12 +195,14 @@ def _backward_input_gradient(ctx: Any, grad: Tensor) -> tuple:
             for_grad_output = _forward(grad, weight, None, grad_output.shape[2:], ctx.attributes)
         if ctx.needs_input_grad[1]:
             kernel = weight.shape[2:]
-            for_weight, _ = torch.ops.genlab.conv2d_backward_weight(grad_output, grad, kernel, *ctx.attributes, False)
+            for_weight, _ = torch.ops.genlab.conv2d_backward_weight(
+                grad_output, grad, kernel, *ctx.attributes, False, is_channels_last(weight)
+            )
     return (for_grad_output, for_weight, *(None,) * 6)
 
 
 def _backward_weight_setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    grad_output, input, _, *attributes, with_bias = inputs
+    grad_output, input, _, *attributes, with_bias, _ = inputs
     ctx.save_for_backward(grad_output, input)
     ctx.attributes, ctx.with_bias = tuple(attributes), with_bias
     ctx.set_materialize_grads(False)
@@ -209,7 +221,7 @@ def _backward_weight_gradient(ctx: Any, grad_weight: Tensor | None, grad_bias: T
                 for_input = torch.ops.genlab.conv2d_backward_input(grad_output, grad_weight, size, *ctx.attributes)
         elif bias is not None and ctx.needs_input_grad[0]:
             for_grad_output = bias.reshape(1, -1, 1, 1).expand_as(grad_output)
-    return (for_grad_output, for_input, *(None,) * 7)
+    return (for_grad_output, for_input, *(None,) * 8)
 
 
 def _conv_transpose2d_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -236,7 +248,9 @@ def _conv_transpose2d_gradient(ctx: Any, grad_output: Tensor) -> tuple:
             grad_input = _forward(grad_output, weight, None, input.shape[2:], ctx.attributes)
         if ctx.needs_input_grad[1]:
             kernel = weight.shape[2:]
-            grad_weight, _ = torch.ops.genlab.conv2d_backward_weight(input, grad_output, kernel, *ctx.attributes, False)
+            grad_weight, _ = torch.ops.genlab.conv2d_backward_weight(
+                input, grad_output, kernel, *ctx.attributes, False, is_channels_last(weight)
+            )
         if ctx.needs_input_grad[2]:
             grad_bias = grad_output.sum((0, 2, 3))
     return (grad_input, grad_weight, grad_bias, *(None,) * 7)

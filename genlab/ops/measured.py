@@ -65,7 +65,7 @@ def choice_of(op: str, device: str, dtype: torch.dtype, input: Tensor, shape: Se
     """The measured choice for a call, None where nothing fits; arguments as of `implementation.choose`."""
     if torch.compiler.is_compiling():
         return None  # sizes may be symbols there, and a table is no part of a graph
-    found = _table().get((op, device, str(dtype).removeprefix("torch.")))
+    found = _table(target_of(input.device)).get((op, device, str(dtype).removeprefix("torch.")))
     if not found:
         return None
     entry = found.get(shape_class_of(op, input, shape))
@@ -73,15 +73,22 @@ def choice_of(op: str, device: str, dtype: torch.dtype, input: Tensor, shape: Se
 
 
 def entries_of(op: str, device: str, dtype: torch.dtype) -> list[Entry]:
-    """The entries that count on this machine."""
-    return list(_table().get((op, device, str(dtype).removeprefix("torch.")), {}).values())
+    """The entries that count on this machine (on its current GPU)."""
+    return list(_table(target_of(device)).get((op, device, str(dtype).removeprefix("torch.")), {}).values())
+
+
+def target_of(device: str | torch.device) -> str:
+    """What decides which kernels exist: the CPU's instruction set ("AVX512"), that GPU's architecture ("sm_90")."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return _instruction_set()
+    if not torch.cuda.is_available():
+        return "none"
+    return _architecture(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @functools.cache
-def target_of(device: str) -> str:
-    """What decides which kernels exist: the CPU's instruction set ("AVX512"), the GPU's architecture ("sm_90")."""
-    if device == "cuda":
-        return "sm_{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else "none"
+def _instruction_set() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 
@@ -94,6 +101,11 @@ def machine_of(device: str) -> str:
     return str(machine["gpu"] if device == "cuda" else machine["cpu"])
 
 
+@functools.cache
+def _architecture(index: int) -> str:
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(index))
+
+
 def path() -> Path:
     """The table in use: $GENLAB_TUNING, else the one that came with the package."""
     named = os.environ.get(VARIABLE)
@@ -101,10 +113,10 @@ def path() -> Path:
 
 
 @functools.cache
-def _table() -> Table:
+def _table(target: str) -> Table:
     table: Table = {}
     for entry in read(path()):
-        if entry.target == target_of(entry.device) and entry.machine == machine_of(entry.device):
+        if entry.target == target and entry.machine == machine_of(entry.device):
             table.setdefault((entry.op, entry.device, entry.dtype), {})[entry.shape_class] = entry
     return table
 

@@ -18,14 +18,27 @@ def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> Pair:
     """`value` as (height, width). Raises TypeError or ValueError naming the argument."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= minimum:
         return value  # what modules pass: this runs in front of every kernel
-    items = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else None
-    if items is None or isinstance(value, str) or any(isinstance(v, bool) or not isinstance(v, int) for v in items):
-        raise TypeError(f"{op}: expected {name} to be an int or a pair of ints, got {value!r}")
+    items = _numbers(op, name, value, minimum, "a pair of ints")
     if len(items) == 1:
         items = items * 2
     if len(items) != 2:
         raise ValueError(f"{op}: expected {name} to be an int or a pair of ints, got {value!r}")
-    if items[0] < minimum or items[1] < minimum:
+    return items
+
+
+def single(op: str, name: str, value: int | Sequence[int], minimum: int) -> int:
+    """`value` as an int, taken out of a sequence of one. Raises TypeError or ValueError naming the argument."""
+    items = _numbers(op, name, value, minimum, "a sequence of one int")
+    if len(items) != 1:
+        raise ValueError(f"{op}: expected {name} to be an int or a sequence of one int, got {value!r}")
+    return items[0]
+
+
+def _numbers(op: str, name: str, value: int | Sequence[int], minimum: int, several: str) -> tuple[int, ...]:
+    items = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else None
+    if items is None or isinstance(value, str) or any(isinstance(v, bool) or not isinstance(v, int) for v in items):
+        raise TypeError(f"{op}: expected {name} to be an int or {several}, got {value!r}")
+    if any(v < minimum for v in items):
         raise ValueError(f"{op}: expected {name} >= {minimum}, got {value!r}")
     return items
 
@@ -105,11 +118,35 @@ def conv2d_output_size(
     op: str, input: Tensor, weight: Tensor, stride: Pair, padding: Pair, extra: Pair, dilation: Pair, padding_mode: str
 ) -> Pair:
     """(height, width) of conv2d's output. Raises ValueError where the kernel or the reflection does not fit."""
+    rest = (stride, padding, extra, dilation, padding_mode)
+    height, width = _conv_output_size(op, ("height", "width"), input, weight, *rest)
+    return height, width
+
+
+def conv1d_output_size(
+    op: str, input: Tensor, weight: Tensor, stride: int, padding: int, extra: int, dilation: int, padding_mode: str
+) -> int:
+    """Length of conv1d's output, likewise."""
+    rest = ((stride,), (padding,), (extra,), (dilation,), padding_mode)
+    return _conv_output_size(op, ("length",), input, weight, *rest)[0]
+
+
+def _conv_output_size(
+    op: str,
+    axes: Sequence[str],
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    extra: Sequence[int],
+    dilation: Sequence[int],
+    padding_mode: str,
+) -> list[int]:
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"{op}: expected padding_mode to be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
     output = []
     sizes, kernels = input.shape[2:], weight.shape[2:]
-    for axis, name in ((0, "height"), (1, "width")):
+    for axis, name in enumerate(axes):
         size, kernel = sizes[axis], kernels[axis]
         far = padding[axis] + extra[axis]
         if size < 1 or kernel < 1:
@@ -129,7 +166,7 @@ def conv2d_output_size(
                 f"{reach} (with dilation); add padding or use a smaller kernel"
             )
         output.append((padded - reach) // stride[axis] + 1)
-    return output[0], output[1]
+    return output
 
 
 def check_conv2d_channels(op: str, input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:

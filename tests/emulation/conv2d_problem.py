@@ -85,6 +85,7 @@ class Problem:
     channels_last: bool = True
     dtype: torch.dtype = torch.bfloat16
     tile: str = "auto"
+    groups: int = 1
 
     def sizes(self) -> tuple[int, int]:
         return tuple(
@@ -98,7 +99,8 @@ class Problem:
         h_out, w_out = self.sizes()
         return Geometry(
             *(self.n, self.c_in, self.h, self.w, self.c_out, h_out, w_out),
-            *(*self.kernel, *self.stride, *self.padding, *self.dilation, 1, int(self.reflect), DTYPES[self.dtype]),
+            *(*self.kernel, *self.stride, *self.padding, *self.dilation),
+            *(self.groups, int(self.reflect), DTYPES[self.dtype]),
         )
 
     def random(self, *shape: int) -> torch.Tensor:
@@ -111,12 +113,12 @@ class Problem:
             ph, pw = self.padding
             source = F.pad(source, (pw, pw, ph, ph), mode="reflect")
         padding = (0, 0) if self.reflect else self.padding
-        return F.conv2d(source, weight, bias, self.stride, padding, self.dilation)
+        return F.conv2d(source, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def run_forward(self, library: Library) -> float:
         h_out, w_out = self.sizes()
         source = self.random(self.n, self.c_in, self.h, self.w)
-        weight = self.random(self.c_out, self.c_in, *self.kernel)
+        weight = self.random(self.c_out, self.c_in // self.groups, *self.kernel)
         bias = self.random(self.c_out)
         expected = self.forward(source.double(), weight.double(), bias.double() if self.bias else None)
         like = source.new_empty(self.n, self.c_out, h_out, w_out, dtype=self.dtype)
@@ -125,7 +127,7 @@ class Problem:
     def run_backward_input(self, library: Library) -> float:
         h_out, w_out = self.sizes()
         grad_output = self.random(self.n, self.c_out, h_out, w_out)
-        weight = self.random(self.c_out, self.c_in, *self.kernel)
+        weight = self.random(self.c_out, self.c_in // self.groups, *self.kernel)
         bias = self.random(self.c_in)
         zero = torch.zeros(self.n, self.c_in, self.h, self.w, dtype=torch.float64, requires_grad=True)
         self.forward(zero, weight.double()).backward(grad_output.double())
@@ -137,9 +139,9 @@ class Problem:
         h_out, w_out = self.sizes()
         source = self.random(self.n, self.c_in, self.h, self.w)
         grad_output = self.random(self.n, self.c_out, h_out, w_out)
-        zero = torch.zeros(self.c_out, self.c_in, *self.kernel, dtype=torch.float64, requires_grad=True)
+        zero = torch.zeros(self.c_out, self.c_in // self.groups, *self.kernel, dtype=torch.float64, requires_grad=True)
         self.forward(source.double(), zero).backward(grad_output.double())
-        like = self._laid_out(source.new_empty(self.c_out, self.c_in, *self.kernel, dtype=self.dtype))
+        like = self._laid_out(source.new_empty(self.c_out, self.c_in // self.groups, *self.kernel, dtype=self.dtype))
         buffers = {
             "grad_output": Guarded(grad_output),
             "input": Guarded(source),

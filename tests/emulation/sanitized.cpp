@@ -10,6 +10,7 @@
 
 #include "kernels/conv2d.h"
 #include "kernels/conv2d_implicit_gemm.h"
+#include "kernels/conv2d_norm.h"
 
 namespace {
 
@@ -42,6 +43,41 @@ double difference(const Buffer& a, const Buffer& b, int64_t count) {
     norm += y * y;
   }
   return std::isnan(error) ? INFINITY : std::sqrt(error / norm);
+}
+
+// The fused kernels with a normalisation that changes nothing and statistics without a gradient, against the direct ones.
+double compare_fused(
+    genlab::Conv2dForwardParams f, genlab::Conv2dBackwardInputParams b, genlab::Conv2dBackwardWeightParams w,
+    const Buffer& output, const Buffer& grad_input, const Buffer& grad_weight) {
+  const genlab::Conv2dGeometry& g = f.geometry;
+  const std::vector<float> ones(g.c_in, 1.0f), zeros(std::max(g.c_in, g.c_out), 0.0f);
+  genlab::ConvNorm norm{};
+  norm.mean = zeros.data(), norm.var = ones.data();
+  const int64_t inputs = g.n * g.c_in * g.h * g.w, outputs = g.n * g.c_out * g.h_out * g.w_out;
+  const int64_t weights = g.c_out * g.c_in * g.kh * g.kw;
+  Buffer found_output(outputs), found_input(inputs), found_weight(weights);
+  std::vector<float> mean(g.c_out), var(g.c_out), sums(4 * g.c_in);
+
+  f.bias = nullptr, f.output = found_output.data.get();
+  std::vector<char> scratch(genlab::workspace_of_conv_norm(f));
+  genlab::launch_conv_norm_forward(f, {norm, mean.data(), var.data()}, scratch.data(), nullptr);
+  double worst = difference(found_output, output, outputs);
+  for (float value : var) worst = value > 0 ? worst : INFINITY;
+
+  const genlab::ConvStatisticsGradient statistics{output.data.get(), zeros.data(), zeros.data(), zeros.data()};
+  w.grad_weight = found_weight.data.get(), w.grad_bias = nullptr;
+  scratch = std::vector<char>(genlab::workspace_of_conv_norm(w));
+  genlab::launch_conv_norm_weight_gradient(w, {genlab::ConvNorm{}, norm, statistics, {}}, scratch.data(), nullptr);
+  worst = std::max(worst, difference(found_weight, grad_weight, weights));
+  if (g.reflect) return worst;
+
+  b.grad_input = found_input.data.get();
+  scratch = std::vector<char>(genlab::workspace_of_conv_norm(b));
+  float* const s = sums.data();
+  const genlab::ConvNormGradient gradient{
+      statistics, norm, f.input, s, s + g.c_in, s + 2 * g.c_in, s + 3 * g.c_in};
+  genlab::launch_conv_norm_gradient(b, gradient, scratch.data(), nullptr);
+  return std::max(worst, difference(found_input, grad_input, inputs));
 }
 
 double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool reflect, bool short_input) {
@@ -91,7 +127,11 @@ double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool
   genlab::launch_conv2d_backward_input_implicit_gemm(b, scratch.data(), nullptr);
   b.grad_input = grad_input_direct.data.get();
   genlab::launch_conv2d_backward_input_direct(b, nullptr);
-  return std::max(worst, difference(grad_input, grad_input_direct, inputs));
+  worst = std::max(worst, difference(grad_input, grad_input_direct, inputs));
+  Buffer without_bias(outputs);
+  f.bias = nullptr, f.output = without_bias.data.get();
+  genlab::launch_conv2d_forward_direct(f, nullptr);
+  return std::max(worst, compare_fused(f, b, w, without_bias, grad_input_direct, grad_weight_direct));
 }
 
 }  // namespace

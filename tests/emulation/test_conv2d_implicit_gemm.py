@@ -30,6 +30,19 @@ KERNELS = [
     Problem(kernel=(4, 4), padding=(0, 0), h=4, w=4, c_in=64, c_out=8),
     Problem(kernel=(4, 4), padding=(3, 3), h=1, w=1, c_in=40, c_out=24),
 ]
+GROUPED = [
+    Problem(c_in=32, c_out=48, groups=2, kernel=(4, 4), stride=(2, 2), h=8, w=10),
+    Problem(c_in=51, c_out=60, groups=3, h=6, w=5),
+    Problem(c_in=48, c_out=32, groups=2, channels_last=False, reflect=True, bias=False),
+]
+# A 1x1 map to a patch of the kernel's size and back: one plain product where the order of memory allows it.
+PROJECTIONS = [
+    Problem(n=3, c_in=c_in, c_out=c_out, h=4, w=5, kernel=(4, 5), padding=(0, 0), stride=stride, bias=False, **more)
+    for c_in, c_out, stride, more in [
+        *[(24, 40, (1, 1), {}), (3, 100, (1, 1), {}), (5, 7, (2, 3), {"activation": "relu"})],
+        (24, 40, (1, 1), {"channels_last": False, "groups": 1}),
+    ]
+]
 # Rows, columns and depth of the matrix form one below, at and one above the tiles and the slab of 32 elements.
 TAILS = [
     Problem(n=1, h=1, w=w, c_in=c_in, c_out=c_out, kernel=(1, 1), padding=(0, 0), tile=tile)
@@ -58,7 +71,7 @@ def test_the_parameter_structs_match_the_header(library: Library) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=IDS)
-@pytest.mark.parametrize("problem", [*CHANNELS, *KERNELS], ids=str)
+@pytest.mark.parametrize("problem", [*CHANNELS, *KERNELS, *GROUPED, *PROJECTIONS], ids=str)
 def test_forward_and_input_gradient_of_any_shape(library: Library, problem: Problem, dtype: torch.dtype) -> None:
     check(library, dataclasses.replace(problem, dtype=dtype), "forward", "backward_input")
 
@@ -123,9 +136,19 @@ def test_the_phases_of_a_transposed_convolution_form_no_wasted_product(library: 
     assert products == 16 * 16 * 64 * (32 * 4 * 4) // 4
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_projection_to_a_patch_forms_no_product_with_padding(library: Library, channels_last: bool) -> None:
+    problem = Problem(n=64, c_in=4, c_out=64, h=4, w=4, kernel=(4, 4), padding=(0, 0), bias=False, tile="64x64")
+    problem = dataclasses.replace(problem, channels_last=channels_last)
+    library.take_counters()
+    assert problem.run_backward_input(library) < TOLERANCE[problem.dtype]
+    assert library.take_counters()["matrix_products"] * 16 * 8 * 16 == 64 * 64 * (4 * 4 * 4)
+
+
 @pytest.mark.parametrize(
     ("problem", "op", "reason"),
     [
+        (Problem(c_in=16, c_out=64, groups=2), "forward", "fewer than 16 channels"),
         (Problem(dtype=torch.float64), "forward", "float64"),
         (Problem(h=30, w=30, stride=(9, 1)), "backward_input", "stride above 8"),
     ],

@@ -26,6 +26,8 @@ SHAPES = [
     Problem(kernel=(2, 3), stride=(3, 5), padding=(0, 0), h=10, w=13),
     Problem(kernel=(5, 5), padding=(3, 2), reflect=True),
     Problem(kernel=(4, 4), padding=(0, 0), h=4, w=4, c_in=64, c_out=8),
+    Problem(c_in=32, c_out=48, groups=2, kernel=(4, 4), stride=(2, 2), h=8, w=10),
+    Problem(c_in=51, c_out=60, groups=3, h=6, w=5),
     # Sums long enough to be split, with a last slab that is one pixel short of whole, whole, and one pixel long.
     Problem(n=1, h=1, w=1023, kernel=(1, 1), padding=(0, 0)),
     Problem(n=1, h=1, w=1024, kernel=(1, 1), padding=(0, 0)),
@@ -60,7 +62,7 @@ def test_the_wide_tile_and_its_tails(library: Library, c_in: int, c_out: int, dt
     check(library, Problem(c_in=c_in, c_out=c_out, h=4, w=5, tile="128x128", dtype=dtype))
 
 
-@pytest.mark.parametrize("problem", [SHAPES[2], SHAPES[9], SHAPES[14]], ids=str)
+@pytest.mark.parametrize("problem", [SHAPES[2], SHAPES[9], SHAPES[16]], ids=str)
 def test_contiguous_layout_without_bias(library: Library, problem: Problem) -> None:
     check(library, dataclasses.replace(problem, channels_last=False, bias=False))
 

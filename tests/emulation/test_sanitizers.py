@@ -13,7 +13,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    names = ("direct", "implicit_gemm", "implicit_gemm_weight")
+    names = ["direct", "implicit_gemm", "implicit_gemm_weight"]
+    names += ["norm_implicit_gemm", "norm_gradient_implicit_gemm", "norm_weight_implicit_gemm"]
     kernels = [CSRC / "kernels" / f"conv2d_{name}.cu" for name in names]
     try:
         return build(HERE / "sanitized.cpp", flags=("-O0", *SANITIZE), beside=kernels, program=True)

@@ -57,16 +57,17 @@ FAULTS = [
     Fault(
         "a stage is overwritten while others read it",
         "gather_gemm_kernel.h",
-        "slab + Tile::kStages - 1 < slabs) load(slab + Tile::kStages - 1)",
-        "slab + Tile::kStages - 1 < slabs) load(slab + Tile::kStages)",
+        "slab + Tile::kStages - 1 < slabs ? load(slab + Tile::kStages - 1)",
+        "slab + Tile::kStages - 1 < slabs ? load(slab + Tile::kStages)",
         "race in shared memory|wrong result",
     ),
     Fault(
         "the next slab is loaded before the barrier",
         "gather_gemm_kernel.h",
         "__syncthreads();  // the slab has landed for all, and all are done with the stage that is loaded next\n"
-        "    if (slab + Tile::kStages - 1 < slabs) load(slab + Tile::kStages - 1);\n",
-        "if (slab + Tile::kStages - 1 < slabs) load(slab + Tile::kStages - 1);\n    __syncthreads();\n",
+        "    inside = inside << kPasses | (slab + Tile::kStages - 1 < slabs ? load(slab + Tile::kStages - 1) : 0u);\n",
+        "inside = inside << kPasses | (slab + Tile::kStages - 1 < slabs ? load(slab + Tile::kStages - 1) : 0u);\n"
+        "    __syncthreads();\n",
         "starts a copy over bytes that thread .* read in the same barrier interval",
     ),
     Fault(
@@ -122,9 +123,9 @@ FAULTS = [
     ),
     Fault(
         "a shared array is too small",
-        "gather_gemm.h",
-        "static constexpr int kSharedBytes =\n      kRowTableBytes +",
-        "static constexpr int kSharedBytes =\n      ",
+        "fused_epilogue.h",
+        "constexpr int kFusedSharedBytes = Tile::kRowTableBytes + ",
+        "constexpr int kFusedSharedBytes = ",
         "outside the block's shared memory",
     ),
     Fault(

@@ -106,7 +106,7 @@ REFUSALS = {
     "dtype_mix": ((INPUT, WEIGHT.double()), {}, TypeError, "weight of the input's dtype torch.float32"),
     "integers": ((INPUT.long(), WEIGHT.long()), {}, TypeError, "floating point input, got torch.int64"),
     "stride": ((INPUT, WEIGHT), {"stride": 0}, ValueError, "stride >= 1, got 0"),
-    "stride_pair": ((INPUT, WEIGHT), {"stride": (1, 2)}, TypeError, "stride to be an int or a sequence of one int"),
+    "stride_pair": ((INPUT, WEIGHT), {"stride": (1, 2)}, ValueError, "stride to be an int or a sequence of one int"),
     "stride_float": ((INPUT, WEIGHT), {"stride": 1.5}, TypeError, "stride to be an int"),
     "padding": ((INPUT, WEIGHT), {"padding": -1}, ValueError, "padding >= 0, got -1"),
     "padding_word": ((INPUT, WEIGHT), {"padding": "full"}, ValueError, '"same" or "valid", got'),

@@ -271,3 +271,15 @@ def test_cuda_results_repeat_bit_for_bit():
         results.append([output.detach(), *torch.autograd.grad(output.sin().sum(), (input, weight))])
     for again in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True))
+
+
+@pytest.mark.parametrize("channels", [4, 32], ids=["direct", "winograd"])
+@pytest.mark.parametrize("of_input", [torch.contiguous_format, torch.channels_last], ids=["input_nchw", "input_nhwc"])
+@pytest.mark.parametrize("of_weight", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_a_weights_gradient_lies_in_memory_as_the_weight_does(channels, of_input, of_weight):
+    """Else each step of an optimiser would begin with a copy of it."""
+    x = torch.randn(2, channels, 8, 8).contiguous(memory_format=of_input)
+    for op in (ops.conv2d, ops.conv_transpose2d):
+        weight = torch.randn(channels, channels, 3, 3).contiguous(memory_format=of_weight).requires_grad_()
+        (found,) = torch.autograd.grad(op(x, weight, padding=1, impl="native").sum(), weight)
+        assert found.stride() == weight.stride()

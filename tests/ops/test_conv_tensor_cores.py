@@ -68,6 +68,13 @@ def test_transposed_convolution_by_phases(stride, kernel, channels, dtype):
     check(ops.conv_transpose2d, input, weight, {"stride": stride, "padding": 1})
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_groups_and_projections_of_one_pixel(dtype):
+    check(ops.conv2d, values((4, 64, 9, 9), dtype), values((96, 32, 3, 3), dtype), {"padding": 1, "groups": 2})
+    check(ops.conv_transpose2d, values((16, 100, 1, 1), dtype), values((100, 64, 4, 4), dtype), {})
+    check(ops.conv2d, values((16, 64, 4, 4), dtype), values((8, 64, 4, 4), dtype), {})
+
+
 def test_results_repeat_bit_for_bit():
     input, weight = values((8, 64, 32, 32), torch.bfloat16), values((64, 64, 3, 3), torch.bfloat16)
     first = results(ops.conv2d, input, weight, {"padding": 1}, "native")

@@ -1,4 +1,4 @@
-// What launchers share: a refused launch as an exception, and the element type that a DType names.
+// What launchers share: a refused launch as an exception, leave for shared memory, and the element type that a DType names.
 #pragma once
 
 #include <stdexcept>
@@ -12,6 +12,17 @@ inline void check_launch(const char* kernel) {
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string(kernel) + ": launch failed: " + cudaGetErrorString(error));
+  }
+}
+
+// Lets `kernel` be launched with `bytes` of dynamic shared memory: more than 48 KiB are given only on request.
+template <typename Kernel>
+void allow_shared_memory(Kernel* kernel, int bytes, const char* name) {
+  if (bytes <= 48 * 1024) return;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) {
+    throw std::runtime_error(
+        std::string(name) + ": no " + std::to_string(bytes) + " bytes of shared memory: " + cudaGetErrorString(error));
   }
 }
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/common/activation.h"
-#include "kernels/common/tensor_core.h"
+#include "kernels/implicit_gemm/elements.h"
 #include "kernels/implicit_gemm/gather.h"
 
 namespace genlab {
@@ -19,28 +19,6 @@ struct FoldParams {
   float negative_slope;
   Activation activation;
 };
-
-// kElements elements as one access where they fill 16 bytes.
-template <typename T, int kElements>
-GENLAB_DEVICE void load_elements(T (&values)[kElements], const T* from) {
-  if constexpr (sizeof(values) == 16) {
-    const uint4 packed = *reinterpret_cast<const uint4*>(from);
-    memcpy(values, &packed, sizeof(values));
-  } else {
-    for (int e = 0; e < kElements; ++e) values[e] = from[e];
-  }
-}
-
-template <typename T, int kElements>
-GENLAB_DEVICE void store_elements(T* to, const T (&values)[kElements]) {
-  if constexpr (sizeof(values) == 16) {
-    uint4 packed;
-    memcpy(&packed, values, sizeof(values));
-    *reinterpret_cast<uint4*>(to) = packed;
-  } else {
-    for (int e = 0; e < kElements; ++e) to[e] = values[e];
-  }
-}
 
 template <typename T, int kElements>
 __global__ void fold_reflection_kernel(const __grid_constant__ FoldParams p) {

@@ -8,10 +8,12 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/activation.h"
 #include "kernels/common/tensor_core.h"
 #include "kernels/implicit_gemm/gather.h"
+#include "kernels/implicit_gemm/transform.h"
 
 namespace genlab {
 
@@ -40,6 +42,23 @@ struct GatherGemmParams {
   Activation activation;
 };
 
+// The same with a normalisation fused in on either side.
+struct FusedGatherParams : GatherGemmParams {
+  SourceTransform transform;  // of the source; `second` where and only where the fusion is kGradient
+  float2* partial;            // [phases, row_tiles, result_channels]: what each tile found of its columns; null: not wanted
+  int32_t row_tiles;          // of the largest phase
+  // kGradient: the input x of the normalisation that stood before the convolution, with the result's strides, and its
+  // factors. The result is then the gradient of x. Null: the result is the convolution's.
+  const void* input;
+  const float* input_mean;  // [result_channels], as the next two
+  const float* input_scale;
+  const float* input_shift;
+  float input_below;
+};
+
+template <Fusion kFusion>
+using GatherParams = std::conditional_t<kFusion == Fusion::kNone, GatherGemmParams, FusedGatherParams>;
+
 constexpr int kSlabBytes = 64;
 constexpr int kChunkBytes = 16;
 constexpr int kChunks = kSlabBytes / kChunkBytes;
@@ -56,8 +75,6 @@ struct GemmTile {
   static constexpr int kStagedColumns = kColumns + 8;  // of the sums on their way out: float2 stores without conflict
   static constexpr int kRowTableBytes = kRows * 8;
   static constexpr int kStagedBytes = kWarpRows * kStagedColumns * 4;
-  static constexpr int kSharedBytes =
-      kRowTableBytes + (kStages * kStageBytes > kStagedBytes ? kStages * kStageBytes : kStagedBytes);
   static_assert(kWarpsDown * kWarpsAcross * 32 == kGemmThreads, "four warps");
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0, "whole mma tiles, B in pairs");
 };
@@ -104,12 +121,14 @@ struct TapCursor {
   }
 };
 
-// A chunk of the gathered matrix whose channels are contiguous, aligned and all of one tap: one cp.async per row.
-template <typename T, typename Tile>
-GENLAB_DEVICE void load_source_vectors(
-    const GatherGemmParams& p, const GatherAxis& h, const GatherAxis& w, const SourceRows<T, Tile::kRows / kRowsPerPass>& rows,
-    const TapCursor& cursor, unsigned char* stage) {
+// A chunk of the gathered matrix whose channels are contiguous, aligned and all of one tap: one cp.async per row, and one
+// for the second tensor of a gradient. Returns a bit for each row whose chunk exists, from bit 0.
+template <typename T, typename Tile, Fusion kFusion>
+GENLAB_DEVICE uint32_t load_source_vectors(
+    const GatherParams<kFusion>& p, const GatherAxis& h, const GatherAxis& w,
+    const SourceRows<T, Tile::kRows / kRowsPerPass>& rows, const TapCursor& cursor, unsigned char* stage) {
   const int chunk = threadIdx.x % kChunks;
+  uint32_t inside = 0;
 #pragma unroll
   for (int i = 0; i < Tile::kRows / kRowsPerPass; ++i) {
     const int row = threadIdx.x / kChunks + i * kRowsPerPass;
@@ -121,13 +140,22 @@ GENLAB_DEVICE void load_source_vectors(
     }
     const T* from = offset < 0 ? static_cast<const T*>(p.source) : rows.base[i] + offset + cursor.channel;
     async_copy<kChunkBytes>(stage + swizzle(row, chunk), from, offset < 0 ? 0 : kChunkBytes);
+    if constexpr (kFusion == Fusion::kGradient) {
+      if (p.transform.mean != nullptr) {
+        const T* const second = static_cast<const T*>(p.transform.second) + (from - static_cast<const T*>(p.source));
+        async_copy<kChunkBytes>(stage + Tile::kStageBytes + swizzle(row, chunk), second, offset < 0 ? 0 : kChunkBytes);
+      }
+    }
+    inside |= (offset < 0 ? 0u : 1u) << i;
   }
+  return inside;
 }
 
-// Any channel count and any strides: element by element through registers.
-template <typename T, typename Tile>
+// Any channel count and any strides: element by element through registers, where a transform happens at once.
+template <typename T, typename Tile, Fusion kFusion>
 GENLAB_DEVICE void load_source_elements(
-    const GatherGemmParams& p, const GatherAxis& h, const GatherAxis& w, const SourceRows<T, Tile::kRows / kRowsPerPass>& rows,
+    const GatherParams<kFusion>& p, const GatherAxis& h, const GatherAxis& w,
+    const SourceRows<T, Tile::kRows / kRowsPerPass>& rows,
     TapCursor cursor, unsigned char* stage) {
   constexpr int kPasses = Tile::kRows / kRowsPerPass, kElements = kChunkBytes / sizeof(T);
   T values[kPasses][kElements];
@@ -142,6 +170,12 @@ GENLAB_DEVICE void load_source_elements(
           rows.w[i] + cursor.tap_w * w.per_tap);
       }
       values[i][e] = offset < 0 ? T{} : rows.base[i][offset + cursor.channel * p.source_stride[1]];
+      if constexpr (kFusion != Fusion::kNone) {
+        if (offset >= 0) {
+          offset += rows.base[i] - static_cast<const T*>(p.source) + cursor.channel * p.source_stride[1];
+          values[i][e] = transform_element<T, kFusion>(p.transform, values[i][e], offset, cursor.channel);
+        }
+      }
     }
     cursor.advance(1, p.source_channels, w.taps);
   }

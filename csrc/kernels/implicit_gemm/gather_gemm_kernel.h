@@ -1,19 +1,20 @@
-// The kernel of forward and input gradient: gather_gemm.h's parts in their order.
+// The kernel of forward and input gradient, plain or with a normalisation fused in: gather_gemm.h's parts in their order.
 #pragma once
 
 #include "kernels/implicit_gemm/epilogue.h"
+#include "kernels/implicit_gemm/fused_epilogue.h"
 #include "kernels/implicit_gemm/gather_gemm.h"
 
 namespace genlab {
 
 // Grid: x = row tiles of the largest phase x column tiles (columns vary first, so that neighbours share rows of A), z = phase.
-template <typename T, typename Tile, bool kVectorSource>
-__global__ void __launch_bounds__(kGemmThreads) gather_gemm_kernel(const __grid_constant__ GatherGemmParams p) {
+template <typename T, typename Tile, bool kVectorSource, Fusion kFusion>
+__global__ void __launch_bounds__(kGemmThreads) gather_gemm_kernel(const __grid_constant__ GatherParams<kFusion> p) {
   GENLAB_SHARED_DYNAMIC(unsigned char, shared);
   int64_t* const row_offset = reinterpret_cast<int64_t*>(shared);
   unsigned char* const stages = shared + Tile::kRowTableBytes;
   constexpr int kPasses = Tile::kRows / kRowsPerPass, kElements = kChunkBytes / sizeof(T);
-  constexpr int kSlab = kSlabBytes / sizeof(T);
+  constexpr int kSlab = kSlabBytes / sizeof(T), kStageBytes = kFusedStageBytes<Tile, kFusion>;
 
   const int phase = blockIdx.z;
   const GatherAxis& h = p.axis_h[phase / p.phases_w];
@@ -48,40 +49,63 @@ __global__ void __launch_bounds__(kGemmThreads) gather_gemm_kernel(const __grid_
   const int slabs = (h.taps * w.taps * p.source_channels + kSlab - 1) / kSlab;
   TapCursor cursor{0, 0, 0};
   if (slabs > 0) cursor.advance(int(threadIdx.x % kChunks) * kElements, p.source_channels, w.taps);
-  const auto load = [&](int slab) {
-    unsigned char* const stage = stages + slab % Tile::kStages * Tile::kStageBytes;
+  TapCursor transform_cursor = cursor;  // of the slab that is transformed, which is loaded kStages - 1 rounds before
+  const auto load = [&](int slab) -> uint32_t {
+    unsigned char* const stage = stages + slab % Tile::kStages * kStageBytes;
+    uint32_t inside = 0;
     if constexpr (kVectorSource) {
-      load_source_vectors<T, Tile>(p, h, w, source, cursor, stage);
+      inside = load_source_vectors<T, Tile, kFusion>(p, h, w, source, cursor, stage);
     } else {
-      load_source_elements<T, Tile>(p, h, w, source, cursor, stage);
+      load_source_elements<T, Tile, kFusion>(p, h, w, source, cursor, stage);
     }
     load_weights<T, Tile>(p, weight, p.weight_row[phase], first_column, slab * kSlab, stage + Tile::kRows * kSlabBytes);
     cursor.advance(kSlab, p.source_channels, w.taps);
+    return inside;
   };
 
   GemmSums<Tile> sums = {};
+  uint32_t inside = 0;  // kPasses bits for each slab in flight, the newest lowest
+  static_assert(kPasses * (Tile::kStages - 1) <= 32, "the bits of the slabs in flight fit a word");
 #pragma unroll
   for (int slab = 0; slab < Tile::kStages - 1; ++slab) {
-    if (slab < slabs) load(slab);
+    inside = inside << kPasses | (slab < slabs ? load(slab) : 0u);
     async_copy_commit();
   }
   for (int slab = 0; slab < slabs; ++slab) {
+    unsigned char* const stage = stages + slab % Tile::kStages * kStageBytes;
     async_copy_wait<Tile::kStages - 2>();
+    if constexpr (kVectorSource && kFusion != Fusion::kNone) {
+      // In place, each thread its own chunks: they need no barrier but the one that follows anyway.
+      if (p.transform.mean != nullptr) {
+        const auto at = [&](int i) { return stage + swizzle(threadIdx.x / kChunks + i * kRowsPerPass, threadIdx.x % kChunks); };
+        transform_chunks<T, kFusion == Fusion::kGradient, kPasses>(
+            p.transform, transform_cursor.channel, inside >> (kPasses * (Tile::kStages - 2)) & ((1u << kPasses) - 1), at,
+            [&](int i) { return at(i) + Tile::kStageBytes; });
+        transform_cursor.advance(kSlab, p.source_channels, w.taps);
+      }
+    }
     __syncthreads();  // the slab has landed for all, and all are done with the stage that is loaded next
-    if (slab + Tile::kStages - 1 < slabs) load(slab + Tile::kStages - 1);
+    inside = inside << kPasses | (slab + Tile::kStages - 1 < slabs ? load(slab + Tile::kStages - 1) : 0u);
     async_copy_commit();
-    const unsigned char* const stage = stages + slab % Tile::kStages * Tile::kStageBytes;
     multiply_slab<T, Tile>(sums, stage, stage + Tile::kRows * kSlabBytes);
   }
   async_copy_wait<0>();
 
   float* const staged = reinterpret_cast<float*>(stages);
+  if constexpr (kFusion != Fusion::kNone) {
+    if (p.vector_store) {
+      finish_fused_tile<T, Tile, kElements, kFusion>(p, sums, staged, row_offset, first_column);
+    } else {
+      finish_fused_tile<T, Tile, 1, kFusion>(p, sums, staged, row_offset, first_column);
+    }
+  } else {
 #pragma unroll
-  for (int warp_row = 0; warp_row < Tile::kWarpsDown; ++warp_row) {
-    __syncthreads();  // the stages, or the rows staged before, have been read
-    stage_sums<Tile>(sums, warp_row, staged);
-    __syncthreads();
-    store_staged<T, Tile>(p, staged, row_offset, warp_row * Tile::kWarpRows, first_column);
+    for (int warp_row = 0; warp_row < Tile::kWarpsDown; ++warp_row) {
+      __syncthreads();  // the stages, or the rows staged before, have been read
+      stage_sums<Tile>(sums, warp_row, staged);
+      __syncthreads();
+      store_staged<T, Tile>(p, staged, row_offset, warp_row * Tile::kWarpRows, first_column);
+    }
   }
 }
 

@@ -2,23 +2,20 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
+#include <type_traits>
 
+#include "kernels/common/launch.h"
 #include "kernels/conv2d.h"
 #include "kernels/implicit_gemm/gather_gemm.h"
 
 namespace genlab {
 namespace implicit_gemm {
 
-constexpr int64_t kInt32Max = 2147483647;
+using WideTile = GemmTile<128, 128, 64, 64, 3>;
+using SquareTile = GemmTile<64, 64, 32, 32, 3>;
 
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string(kernel) + ": launch failed: " + cudaGetErrorString(error));
-  }
-}
+constexpr int64_t kInt32Max = 2147483647;
+constexpr int64_t kLeastGroupChannels = 16;
 
 inline int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
@@ -26,7 +23,9 @@ inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multi
 
 inline const char* refusal_of_geometry(const Conv2dGeometry& g) {
   if (g.dtype == DType::kFloat64) return "float64 has no tensor-core path";
-  if (g.groups != 1) return "groups are not supported";
+  if (g.groups > 1 && (g.c_in / g.groups < kLeastGroupChannels || g.c_out / g.groups < kLeastGroupChannels)) {
+    return "groups of fewer than 16 channels leave the tiles empty";
+  }
   const int64_t reach = (g.h > g.w ? g.h : g.w) + 2 * (g.padding_h > g.padding_w ? g.padding_h : g.padding_w);
   const int64_t stride = g.stride_h > g.stride_w ? g.stride_h : g.stride_w;
   const int64_t dilation = g.dilation_h > g.dilation_w ? g.dilation_h : g.dilation_w;
@@ -36,6 +35,47 @@ inline const char* refusal_of_geometry(const Conv2dGeometry& g) {
     return "channels x taps do not fit 31 bits";
   }
   return nullptr;
+}
+
+// One group of a grouped convolution, as a convolution of its own.
+inline Conv2dGeometry group_geometry(Conv2dGeometry g) {
+  g.c_in /= g.groups;
+  g.c_out /= g.groups;
+  g.groups = 1;
+  return g;
+}
+
+template <typename Pointer>
+Pointer advanced(Pointer pointer, int64_t elements, DType dtype) {
+  using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
+  return pointer == nullptr ? pointer : static_cast<Byte*>(pointer) + elements * element_bytes(dtype);
+}
+
+inline Conv2dForwardParams group_of(Conv2dForwardParams p, int64_t group) {
+  const Conv2dGeometry g = p.geometry = group_geometry(p.geometry);
+  p.input = advanced(p.input, group * g.c_in * p.input_stride[1], g.dtype);
+  p.weight = advanced(p.weight, group * g.c_out * p.weight_stride[0], g.dtype);
+  p.bias = advanced(p.bias, group * g.c_out, g.dtype);
+  p.output = advanced(p.output, group * g.c_out * p.output_stride[1], g.dtype);
+  return p;
+}
+
+inline Conv2dBackwardInputParams group_of(Conv2dBackwardInputParams p, int64_t group) {
+  const Conv2dGeometry g = p.geometry = group_geometry(p.geometry);
+  p.grad_output = advanced(p.grad_output, group * g.c_out * p.grad_output_stride[1], g.dtype);
+  p.weight = advanced(p.weight, group * g.c_out * p.weight_stride[0], g.dtype);
+  p.bias = advanced(p.bias, group * g.c_in, g.dtype);
+  p.grad_input = advanced(p.grad_input, group * g.c_in * p.grad_input_stride[1], g.dtype);
+  return p;
+}
+
+inline Conv2dBackwardWeightParams group_of(Conv2dBackwardWeightParams p, int64_t group) {
+  const Conv2dGeometry g = p.geometry = group_geometry(p.geometry);
+  p.grad_output = advanced(p.grad_output, group * g.c_out * p.grad_output_stride[1], g.dtype);
+  p.input = advanced(p.input, group * g.c_in * p.input_stride[1], g.dtype);
+  p.grad_weight = advanced(p.grad_weight, group * g.c_out * p.grad_weight_stride[0], g.dtype);
+  p.grad_bias = advanced(p.grad_bias, group * g.c_out, g.dtype);
+  return p;
 }
 
 // The channels of a pixel lie together, start on 16 bytes and fill whole chunks.

@@ -2,8 +2,8 @@
 //
 // The sum runs over pixels, so both operands lie in shared memory pixel by pixel, channels together, as they lie in a
 // channels_last tensor, and are transposed on their way to the registers (ldmatrix.trans; plain loads for tf32). Pixels are
-// split over blockIdx.z; each split writes its fp32 sums apart and reduce.h adds them in order, so the result is the same in
-// every run.
+// split over blockIdx.z; each split writes its fp32 sums apart and weight_reduce.h adds them in order, so the result is the
+// same in every run.
 #pragma once
 
 #include "kernels/implicit_gemm/gather_gemm.h"
@@ -25,6 +25,14 @@ struct WeightGemmParams {
   int32_t slab_n, slab_h, slab_w;  // a slab's pixels as (images, rows, columns), for walking without division
 };
 
+// The same with a normalisation fused into the loads. At most one of the transforms has a `second`.
+struct FusedWeightParams : WeightGemmParams {
+  SourceTransform grad_output_transform, input_transform;
+};
+
+template <bool kFused>
+using WeightParams = std::conditional_t<kFused, FusedWeightParams, WeightGemmParams>;
+
 // The pixels of a slab that one thread loads: row threadIdx.x / kChunks of the pass, one chunk of channels.
 template <typename T, typename Tile>
 struct WeightTile {
@@ -37,6 +45,7 @@ struct WeightTile {
   static constexpr int kPasses = kDepth / kPixelsPerPass;
   static constexpr int kOperandBytes = kDepth * kRowBytes;
   static_assert(2 * kOperandBytes == Tile::kStageBytes, "a slab fills a stage");
+  static constexpr int kSecondBytes = 2 * kOperandBytes;  // from the output gradient's place to the second tensor's
 };
 
 // Byte offset of a chunk of channels of one pixel. 16 bits: the eight pixels that ldmatrix reads go to eight groups of four
@@ -69,33 +78,58 @@ GENLAB_DEVICE void store_chunk(unsigned char* to, const T (&values)[kChunkBytes 
   *reinterpret_cast<uint4*>(to) = packed;
 }
 
-// One chunk of dY: channels first..first + kElements of a pixel; zero beyond the last channel or pixel.
-template <typename T, bool kVector>
-GENLAB_DEVICE void load_grad_output(const WeightGemmParams& p, const PixelCursor& pixel, int channel, unsigned char* to) {
+// The second tensor of a gradient travels beside it; `second_at` is where it goes.
+template <typename T>
+GENLAB_DEVICE void load_second(
+    const SourceTransform& t, const void* base, const T* from, bool inside, unsigned char* second_at) {
+  if (t.second == nullptr) return;
+  const T* const second = static_cast<const T*>(t.second) + (from - static_cast<const T*>(base));
+  async_copy<kChunkBytes>(second_at, second, inside ? kChunkBytes : 0);
+}
+
+template <typename T>
+GENLAB_DEVICE T transform_either(const SourceTransform& t, T value, int64_t offset, int channel) {
+  return t.second == nullptr ? transform_element<T, Fusion::kNormalise>(t, value, offset, channel)
+                             : transform_element<T, Fusion::kGradient>(t, value, offset, channel);
+}
+
+// One chunk of dY: channels first..first + kElements of a pixel; zero beyond the last channel or pixel. Returns whether
+// the chunk exists.
+template <typename T, bool kVector, bool kFused>
+GENLAB_DEVICE bool load_grad_output(
+    const WeightParams<kFused>& p, const PixelCursor& pixel, int channel, unsigned char* to, unsigned char* second_at) {
   constexpr int kElements = kChunkBytes / sizeof(T);
   const T* const base = static_cast<const T*>(p.grad_output);
   const int64_t at = pixel.n * p.grad_output_stride[0] + pixel.h * p.grad_output_stride[2] + pixel.w * p.grad_output_stride[3];
   if constexpr (kVector) {
     const bool inside = pixel.n < p.images && channel < p.c_out;
-    async_copy<kChunkBytes>(to, inside ? base + at + channel : base, inside ? kChunkBytes : 0);
+    const T* const from = inside ? base + at + channel : base;
+    async_copy<kChunkBytes>(to, from, inside ? kChunkBytes : 0);
+    if constexpr (kFused) load_second(p.grad_output_transform, base, from, inside, second_at);
+    return inside;
   } else {
     T values[kElements];
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
       const bool inside = pixel.n < p.images && channel + e < p.c_out;
-      values[e] = inside ? base[at + (channel + e) * p.grad_output_stride[1]] : T{};
+      const int64_t offset = at + (channel + e) * p.grad_output_stride[1];
+      values[e] = inside ? base[offset] : T{};
+      if constexpr (kFused) {
+        if (inside) values[e] = transform_either(p.grad_output_transform, values[e], offset, channel + e);
+      }
     }
     store_chunk<T>(to, values);
+    return true;
   }
 }
 
 // One chunk of the gathered input: `tap` names the tap and channel of its first element.
-template <typename T, bool kVector>
-GENLAB_DEVICE void load_gathered_input(
-    const WeightGemmParams& p, const PixelCursor& pixel, TapCursor tap, unsigned char* to) {
+template <typename T, bool kVector, bool kFused>
+GENLAB_DEVICE bool load_gathered_input(
+    const WeightParams<kFused>& p, const PixelCursor& pixel, TapCursor tap, unsigned char* to, unsigned char* second_at) {
   constexpr int kElements = kChunkBytes / sizeof(T);
   const T* const base = static_cast<const T*>(p.input);
-  const T* const image = base + pixel.n * p.input_stride[0];
+  const int64_t image = pixel.n * p.input_stride[0];
   const auto offset_of = [&](const TapCursor& at) -> int64_t {
     if (pixel.n >= p.images || at.tap_h >= p.h.taps) return -1;
     return source_offset(
@@ -104,16 +138,43 @@ GENLAB_DEVICE void load_gathered_input(
   };
   if constexpr (kVector) {
     const int64_t offset = offset_of(tap);
-    async_copy<kChunkBytes>(to, offset < 0 ? base : image + offset + tap.channel, offset < 0 ? 0 : kChunkBytes);
+    const T* const from = offset < 0 ? base : base + image + offset + tap.channel;
+    async_copy<kChunkBytes>(to, from, offset < 0 ? 0 : kChunkBytes);
+    if constexpr (kFused) load_second(p.input_transform, base, from, offset >= 0, second_at);
+    return offset >= 0;
   } else {
     T values[kElements];
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      const int64_t offset = offset_of(tap);
-      values[e] = offset < 0 ? T{} : image[offset + tap.channel * p.input_stride[1]];
+      int64_t offset = offset_of(tap);
+      values[e] = T{};
+      if (offset >= 0) {
+        offset += image + tap.channel * p.input_stride[1];
+        values[e] = base[offset];
+        if constexpr (kFused) values[e] = transform_either(p.input_transform, values[e], offset, tap.channel);
+      }
       tap.advance(1, p.c_in, p.w.taps);
     }
     store_chunk<T>(to, values);
+    return true;
+  }
+}
+
+// One operand of a stage, in place: each thread its own chunks, which lie at `operand`, their partners at `second`.
+template <typename T, typename Tile>
+GENLAB_DEVICE void transform_operand(
+    const SourceTransform& t, int channel, uint32_t inside, int chunk, unsigned char* operand, unsigned char* second) {
+  using Slab = WeightTile<T, Tile>;
+  if (t.mean == nullptr) return;
+  const auto offset = [&](int i) {
+    return pixel_swizzle<T, Tile>(threadIdx.x / Slab::kRowChunks + i * Slab::kPixelsPerPass, chunk);
+  };
+  const auto at = [&](int i) { return operand + offset(i); };
+  const auto second_at = [&](int i) { return second + offset(i); };
+  if (t.second != nullptr) {
+    transform_chunks<T, true, Slab::kPasses>(t, channel, inside, at, second_at);
+  } else {
+    transform_chunks<T, false, Slab::kPasses>(t, channel, inside, at, second_at);
   }
 }
 
@@ -168,8 +229,8 @@ GENLAB_DEVICE void multiply_pixels(GemmSums<Tile>& sums, const unsigned char* a,
 }
 
 // Grid: x = tiles of columns, y = tiles of c_out, z = split.
-template <typename T, typename Tile, bool kVector>
-__global__ void __launch_bounds__(kGemmThreads, 2) weight_gemm_kernel(const __grid_constant__ WeightGemmParams p) {
+template <typename T, typename Tile, bool kFused, bool kVector>
+__global__ void __launch_bounds__(kGemmThreads, 2) weight_gemm_kernel(const __grid_constant__ WeightParams<kFused> p) {
   using Slab = WeightTile<T, Tile>;
   GENLAB_SHARED_DYNAMIC(unsigned char, stages);
   const int first_row = int(blockIdx.y) * Tile::kRows, first_column = int(blockIdx.x) * Tile::kColumns;
@@ -188,30 +249,47 @@ __global__ void __launch_bounds__(kGemmThreads, 2) weight_gemm_kernel(const __gr
     const Division image = divide(line.quotient, p.h.count);
     pixels[i] = PixelCursor{image.quotient, image.remainder, line.remainder};
   }
-  const auto load = [&](int slab) {
-    unsigned char* const stage = stages + slab % Tile::kStages * Tile::kStageBytes;
+  constexpr int kStageBytes = Tile::kStageBytes + (kFused && kVector ? Slab::kOperandBytes : 0);
+  const auto load = [&](int slab) -> uint32_t {
+    unsigned char* const stage = stages + slab % Tile::kStages * kStageBytes;
+    uint32_t inside = 0;
 #pragma unroll
     for (int i = 0; i < Slab::kPasses; ++i) {
       const int row = threadIdx.x / Slab::kRowChunks + i * Slab::kPixelsPerPass;
       unsigned char* const at = stage + pixel_swizzle<T, Tile>(row, chunk);
-      load_grad_output<T, kVector>(p, pixels[i], first_row + chunk * Slab::kElements, at);
-      load_gathered_input<T, kVector>(p, pixels[i], tap, at + Slab::kOperandBytes);
+      const bool a = load_grad_output<T, kVector, kFused>(
+          p, pixels[i], first_row + chunk * Slab::kElements, at, at + Slab::kSecondBytes);
+      const bool b = load_gathered_input<T, kVector, kFused>(
+          p, pixels[i], tap, at + Slab::kOperandBytes, at + Slab::kSecondBytes);
+      inside |= (a ? 1u : 0u) << i | (b ? 1u : 0u) << (Slab::kPasses + i);
       pixels[i].advance(p);
     }
+    return inside;
   };
 
   GemmSums<Tile> sums = {};
+  constexpr int kBits = 2 * Slab::kPasses;
+  uint32_t inside = 0;  // for each slab in flight which chunks exist: of dY, then of the input; the newest slab lowest
+  static_assert(kBits * (Tile::kStages - 1) <= 32, "the bits of the slabs in flight fit a word");
 #pragma unroll
   for (int slab = 0; slab < Tile::kStages - 1; ++slab) {
-    if (slab < slabs) load(slab);
+    inside = inside << kBits | (slab < slabs ? load(slab) : 0u);
     async_copy_commit();
   }
   for (int slab = 0; slab < slabs; ++slab) {
+    unsigned char* const stage = stages + slab % Tile::kStages * kStageBytes;
     async_copy_wait<Tile::kStages - 2>();
+    if constexpr (kFused && kVector) {
+      const uint32_t oldest = inside >> (kBits * (Tile::kStages - 2)), mask = (1u << Slab::kPasses) - 1;
+      unsigned char* const second = stage + Slab::kSecondBytes;
+      transform_operand<T, Tile>(
+          p.grad_output_transform, first_row + chunk * Slab::kElements, oldest & mask, chunk, stage, second);
+      transform_operand<T, Tile>(
+          p.input_transform, tap.channel, oldest >> Slab::kPasses & mask, chunk, stage + Slab::kOperandBytes, second);
+    }
     __syncthreads();  // the slab has landed for all, and all are done with the stage that is loaded next
-    if (slab + Tile::kStages - 1 < slabs) load(slab + Tile::kStages - 1);
+    inside = inside << kBits | (slab + Tile::kStages - 1 < slabs ? load(slab + Tile::kStages - 1) : 0u);
     async_copy_commit();
-    const unsigned char* const stage = stages + slab % Tile::kStages * Tile::kStageBytes;
     multiply_pixels<T, Tile>(sums, stage, stage + Slab::kOperandBytes);
   }
   async_copy_wait<0>();
