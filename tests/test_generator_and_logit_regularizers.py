@@ -6,18 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from genlab.consistency import ConsistencyConfig, consistency_penalty, vary
 from genlab.errors import ConfigError
 from genlab.manifold_entropy import ManifoldEntropy, ManifoldEntropyConfig, last_layer, manifold_entropy
 from genlab.nn import Conv2d
 from genlab.regularizers import (
-    ConsistencyConfig,
     DiscriminatorRegularizer,
     DriftConfig,
     RegularizersConfig,
     apply_spectral_norm,
-    consistency_penalty,
     drift_penalty,
-    vary,
 )
 
 

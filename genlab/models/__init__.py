@@ -18,6 +18,7 @@ from genlab.models.mlp import MlpDiscriminator, MlpGenerator
 from genlab.models.patchgan import PatchDiscriminator
 from genlab.models.unet import UnetGenerator
 from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
+from genlab.models.wgan_gp_resnet import WganGpCritic, WganGpGenerator
 from genlab.registry import Registry
 
 MODELS: Registry[type[nn.Module]] = Registry("model")
@@ -41,3 +42,5 @@ MODELS.register("vae_dense_encoder")(DenseEncoder)
 MODELS.register("vae_dense_decoder")(DenseDecoder)
 MODELS.register("vae_conv_encoder")(ConvEncoder)
 MODELS.register("vae_conv_decoder")(ConvDecoder)
+MODELS.register("wgan_gp_generator")(WganGpGenerator)
+MODELS.register("wgan_gp_critic")(WganGpCritic)
