@@ -43,10 +43,10 @@ Tensor normalised(const Tensor& input, const NormArguments& norm) {
   if (!norm.mean.defined()) return input;
   static const auto op = find<Tensor(
       const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      std::optional<std::string_view>, double, bool)>("genlab::norm_act");
+      std::optional<std::string_view>, double, bool, int64_t)>("genlab::norm_act");
   return op.call(
       input, norm.mean, norm.var, optional(norm.weight), optional(norm.bias), std::nullopt, norm.eps, norm.activation,
-      norm.negative_slope, false);
+      norm.negative_slope, false, 0);
 }
 
 // (left, right, top, bottom) of reflect padding, which torch's convolution does not know.
@@ -95,10 +95,10 @@ Tensor gradient_with_statistics(const Tensor& grad_output, const StatisticsArgum
   // The normalisation with variance 1, the gradient as its residual: one pass.
   static const auto op = find<Tensor(
       const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, double,
-      std::optional<std::string_view>, double, bool)>("genlab::norm_act");
+      std::optional<std::string_view>, double, bool, int64_t)>("genlab::norm_act");
   return op.call(
       s.output, s.mean, at::ones_like(s.mean), s.grad_var * (2.0 * share), s.grad_mean * share, grad_output, 0.0, std::nullopt,
-      0.0, false);
+      0.0, false, 0);
 }
 
 // Gradient of the convolution alone with respect to its input.
@@ -153,18 +153,19 @@ std::tuple<Tensor, Tensor, Tensor> torch_gradients(
 std::array<Tensor, 5> norm_gradients(const Tensor& gradient, const Tensor& input, const NormArguments& n) {
   using Sums = std::tuple<Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-      const OptionalTensor&, double, std::optional<std::string_view>, double);
+      const OptionalTensor&, double, std::optional<std::string_view>, double, int64_t);
   using Input = std::tuple<Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-      const OptionalTensor&, const Tensor&, const Tensor&, double, double, std::optional<std::string_view>, double, bool);
+      const OptionalTensor&, const Tensor&, const Tensor&, double, double, std::optional<std::string_view>, double, bool,
+      int64_t);
   static const auto sums = find<Sums>("genlab::norm_act_backward_sums");
   static const auto of_input = find<Input>("genlab::norm_act_backward_input");
   const OptionalTensor weight = optional(n.weight), bias = optional(n.bias);
   const auto [sum, sum_normalised] =
-      sums.call(gradient, input, n.mean, n.var, weight, bias, std::nullopt, n.eps, n.activation, n.negative_slope);
+      sums.call(gradient, input, n.mean, n.var, weight, bias, std::nullopt, n.eps, n.activation, n.negative_slope, 0);
   auto [grad_input, nothing] = of_input.call(
       gradient, input, n.mean, n.var, weight, bias, std::nullopt, sum, sum_normalised, 0.0, n.eps, n.activation,
-      n.negative_slope, false);
+      n.negative_slope, false, 0);
   const Tensor rstd = (n.var + n.eps).rsqrt(), scale = n.weight.defined() ? rstd * n.weight : rstd;
   return {grad_input, sum * scale * -1.0, sum_normalised * scale * rstd * -0.5, sum_normalised, sum};
 }
