@@ -45,7 +45,7 @@ def test_train_writes_a_whole_run(trained) -> None:
 def test_train_says_what_runs_and_where_the_results_are(trained) -> None:
     run, outcome = trained
     assert outcome.err == ""
-    assert re.search(r"^kernels: (native|torch|plain PyTorch)", outcome.out, flags=re.M)
+    assert re.search(r"^kernels: (matmul|native|torch|plain PyTorch)", outcome.out, flags=re.M)
     assert re.search(r"^settings: .*train.steps=8", outcome.out, flags=re.M)
     assert re.search(r"^step 8/8  loss_d \d", outcome.out, flags=re.M)
     assert "images/s" in outcome.out and "eta" in outcome.out

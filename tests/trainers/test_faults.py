@@ -221,7 +221,7 @@ def test_a_signal_in_the_last_seconds_of_an_evaluation_stops_it(tmp_path):
     from genlab.runs import Interrupted
 
     class Score:
-        name, value, std, higher_is_better = "fid", 1.0, None, False
+        name, value, std, higher_is_better, protocol = "fid", 1.0, None, False, {}
 
         def to_json(self):
             return {"name": self.name, "value": self.value, "std": None, "protocol": {}}
