@@ -32,7 +32,9 @@ def test_there_are_configurations_and_every_algorithm_has_a_tiny_one():
 def test_every_configuration_that_comes_along_loads_by_name_and_survives_a_round_trip(path, tmp_path):
     config = load_config(path.stem)
     assert config == load_config(path)
-    assert 3 <= len(path.read_text().splitlines()) <= 25
+    lines = path.read_text().splitlines()
+    assert 3 <= len(lines) <= 25
+    assert max(map(len, lines)) <= 120
     copy = tmp_path / "config.yaml"
     copy.write_text(dump_config(config))
     assert load_config(copy) == config
