@@ -177,6 +177,9 @@ class KernelsConfig(Section):
 
     impl: Literal["auto", "native", "torch", "reference"] = "auto"
     require: bool = Field(False, description="stop when the compiled extension is missing, instead of using torch")
+    fuse: bool | None = Field(
+        None, description="convolution, normalisation and activation in one: less memory; default: with impl=native"
+    )
 
 
 class RunConfig(Section):

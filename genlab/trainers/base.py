@@ -19,7 +19,7 @@ from genlab.config import RunConfig
 from genlab.distributed import Distributed, ShardedNoise
 from genlab.ema import EMA, EmaConfig
 from genlab.errors import ConfigError, UserError
-from genlab.nn import synchronize_batch_norm
+from genlab.nn import ConvChain, synchronize_batch_norm
 from genlab.precision import Precision
 from genlab.schedules import build_schedule
 from genlab.seeding import generator, seed_everything
@@ -375,6 +375,9 @@ class Trainer:
     def _place(self, network: nn.Module) -> nn.Module:
         if self.config.train.sync_batch_norm:
             synchronize_batch_norm(network)
+        for module in network.modules():
+            if isinstance(module, ConvChain):
+                module.fuse = self.config.kernels.fuse
         return network.to(self.device, memory_format=self._memory_format).train()
 
     def _check_batch_split(self) -> None:

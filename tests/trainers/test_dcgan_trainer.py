@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_jobs import tiny_config
 
-from genlab import data
+from genlab import _extension, data
 from genlab.errors import ConfigError
 from genlab.ops import default_impl
 from genlab.trainers import DataSpec
@@ -260,3 +260,29 @@ def test_digits_become_a_batch_of_the_trainer():
         for p in trainer.networks["discriminator"].parameters()
         if p.dim() == 4
     )
+
+
+class FusedConvolutions(TorchDispatchMode):
+    """Counts convolutions that normalise what they load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name.startswith("genlab::norm_conv")
+        return func(*args, **(kwargs or {}))
+
+
+def test_fused_layers_give_the_curve_of_single_ones():
+    if not _extension.status().available:
+        pytest.skip("the compiled extension is not here")
+    batches, curves = [images() for _ in range(3)], []
+    for fuse in ("true", "false"):
+        trainer = build(f"kernels.fuse={fuse}", "model.base_channels=8")
+        with FusedConvolutions() as fused:
+            curves.append([trainer.advance(batch) for batch in batches])
+        assert (fused.count > 0) == (fuse == "true")
+    for one, other in zip(*curves, strict=True):
+        for name in ("loss_d", "loss_g"):
+            assert one[name].item() == pytest.approx(other[name].item(), rel=1e-3)
