@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from genlab.outputs import writing
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """Floats in [-1, 1] to uint8 in [0, 255], rounding to nearest; uint8 passes through unchanged."""
@@ -69,12 +71,16 @@ def save_image(image: Tensor, path: str | os.PathLike[str]) -> Path:
     """Writes one (C, H, W) image as a file whose format follows the suffix, through a temporary name.
 
     A reader (or a kill) never meets half a picture.
+
+    Raises:
+        UserError: a path that cannot be made.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.partial{target.suffix}")
-    to_pil(image).save(temporary)
-    os.replace(temporary, target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        to_pil(image).save(temporary)
+        os.replace(temporary, target)
     return target
 
 

@@ -24,6 +24,7 @@ from genlab.data.files import Entry, FileTree, open_tree
 from genlab.data.pixels import clear_hidden, convert_channels, pixels_to_tensor, resize_pixels
 from genlab.errors import DataError, UserError
 from genlab.images import save_image
+from genlab.outputs import check_place
 
 if TYPE_CHECKING:
     from genlab.trainers.translation import Direction, TranslationTrainer
@@ -163,8 +164,10 @@ def check_output(output: Path, single: bool) -> bool:
         output: a new or empty folder; for a single input also a new picture file.
 
     Raises:
-        UserError: something is there that would be mixed with or written over.
+        UserError: something is there that would be mixed with or written over, a place that cannot be written to, or
+            for a single input a suffix of no picture.
     """
+    check_place(output)
     if output.is_dir():
         if any(output.iterdir()):
             raise UserError(f"{output}: expected an empty or new folder, got one that holds files; choose another")
@@ -174,6 +177,9 @@ def check_output(output: Path, single: bool) -> bool:
     as_file = output.suffix.lower() in IMAGE_SUFFIXES
     if as_file and not single:
         raise UserError(f"{output}: expected a folder for the pictures of a folder, got a picture file")
+    if single and output.suffix and not as_file:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{output}: expected a picture file ({known}) or a folder, got the suffix {output.suffix!r}")
     return as_file
 
 

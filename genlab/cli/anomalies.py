@@ -14,6 +14,7 @@ from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, Weigh
 from genlab.cli.reconstruct import InputArgument, RootOption, SplitOption
 from genlab.cli.traverse import require_ability
 from genlab.errors import UserError
+from genlab.outputs import check_place, writing
 
 if TYPE_CHECKING:
     from genlab.anomalies import Anomalies
@@ -91,7 +92,8 @@ def anomalies(
 
 
 def check_folder(output: Path) -> None:
-    """Raises UserError unless `output` is a new or empty folder."""
+    """Raises UserError unless `output` is an empty folder, or one that can be made."""
+    check_place(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: expected a folder to write into, got a file; choose another name")
     if output.is_dir() and any(output.iterdir()):
@@ -127,7 +129,8 @@ def write_findings(
     from genlab.latents import figure_image
     from genlab.reconstruction import reconstruct
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "anomalies.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

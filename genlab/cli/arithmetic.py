@@ -16,12 +16,13 @@ from genlab.cli.generate import (
     Weights,
     WeightsOption,
     WhichOption,
+    check_picture,
     choose_label,
     decode_in_batches,
     open_model,
     require_images,
 )
-from genlab.cli.traverse import check_picture, require_ability
+from genlab.cli.traverse import require_ability
 from genlab.errors import UserError
 
 EXAMPLES = """\

@@ -12,6 +12,7 @@ import typer
 from genlab.cli.classes import ALL, class_name, class_number, class_numbers
 from genlab.cli.devices import choose_device
 from genlab.errors import UserError
+from genlab.outputs import check_place
 
 if TYPE_CHECKING:
     import torch
@@ -195,8 +196,10 @@ def check_output(output: Path, count: int) -> bool:
     """Whether the output is one picture (a grid) rather than a folder.
 
     Raises:
-        UserError: a suffix of no known picture, a folder that holds something, or too many pictures for one grid.
+        UserError: a suffix of no known picture, a folder that holds something, a place that cannot be written to, or
+            too many pictures for one grid.
     """
+    check_place(output)
     if output.suffix.lower() in PICTURE_SUFFIXES:
         if output.is_dir():
             raise UserError(f"{output}: expected a picture file to write, got a folder of that name")
@@ -217,6 +220,14 @@ def check_output(output: Path, count: int) -> bool:
     return False
 
 
+def check_picture(output: Path, count: int) -> None:
+    """Raises UserError unless `output` can be one picture of `count` images."""
+    if count > LARGEST_GRID:
+        raise UserError(f"{output}: expected at most {LARGEST_GRID} pictures in one grid, got {count}; ask for fewer")
+    if not check_output(output, 1):
+        raise UserError(f"{output}: expected a picture file ({', '.join(PICTURE_SUFFIXES)}), got a folder")
+
+
 def interpolate(
     checkpoint: CheckpointArgument,
     rows: Annotated[int, typer.Option(help="Walks, each between two random vectors.", min=1, max=256)] = 8,
@@ -234,8 +245,7 @@ def interpolate(
     device: DeviceOption = None,
 ) -> None:
     """Walk between random points of the latent space; one walk a row."""
-    if not check_output(output, rows * steps):
-        raise UserError(f"{output}: expected a picture file ({', '.join(PICTURE_SUFFIXES)}), got a folder")
+    check_picture(output, rows * steps)
     model = open_model(checkpoint, which, weights, device)
     require_images(model.trainer, "interpolate")
     import torch

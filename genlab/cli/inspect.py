@@ -49,7 +49,7 @@ def report(
     print(write_report(run))
 
 
-def list_entries(what: Annotated[Listing, typer.Argument(help="The kind of thing to list.")]) -> None:
+def list_entries(what: Annotated[Listing, typer.Argument(help="The kind of thing to list.", metavar="WHAT")]) -> None:
     """List what the lab knows by name."""
     columns, rows = _LISTINGS[what]()
     make_console().print(make_table(None, columns, rows))

@@ -7,13 +7,21 @@ from typing import Annotated
 
 import typer
 
-from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
-from genlab.cli.traverse import OutputOption, check_picture, require_ability
+from genlab.cli.generate import (
+    CheckpointArgument,
+    DeviceOption,
+    Weights,
+    WeightsOption,
+    WhichOption,
+    check_picture,
+    open_model,
+)
+from genlab.cli.traverse import OutputOption, require_ability
 
 InputArgument = Annotated[
     Path | None,
     typer.Argument(
-        help="An image, a folder or a zip of images; default: the run's own data.", metavar="[PATH]", show_default=False
+        help="An image, a folder or a zip of images; default: the run's own data.", metavar="PATH", show_default=False
     ),
 ]
 SplitOption = Annotated[str, typer.Option(help="Part of the run's own data.", metavar="SPLIT")]

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from genlab.cli.classes import class_name
 from genlab.cli.generate import (
-    LARGEST_GRID,
-    PICTURE_SUFFIXES,
     CheckpointArgument,
     ClassOption,
     DeviceOption,
@@ -17,7 +16,7 @@ from genlab.cli.generate import (
     Weights,
     WeightsOption,
     WhichOption,
-    check_output,
+    check_picture,
     choose_label,
     open_model,
 )
@@ -78,7 +77,7 @@ def traverse(
     images, columns = rows_to_grid(walked)
     written = save_grid(images, output, columns=columns)
     named = list(dict.fromkeys(row.code.name for row in walked))
-    told = "" if label is None else f", class {label}"
+    told = "" if label is None else f", class {class_name(trainer, label)}"
     print(f"{written}: rows {', '.join(named)}{told}, step {model.step}, seed {seed}")
 
 
@@ -102,16 +101,8 @@ def manifold(
     label = choose_label(model.trainer, class_, torch.Generator().manual_seed(0))
     labels = None if label is None else torch.full((size * size,), label)
     written = save_grid(model.trainer.manifold(size, labels).cpu(), output, columns=size)
-    told = "" if label is None else f", class {label}"
+    told = "" if label is None else f", class {class_name(model.trainer, label)}"
     print(f"{written}: {size} x {size} latents{told}, step {model.step}")
-
-
-def check_picture(output: Path, count: int) -> None:
-    """Raises UserError unless `output` can be one picture of `count` images."""
-    if count > LARGEST_GRID:
-        raise UserError(f"{output}: expected at most {LARGEST_GRID} pictures in one grid, got {count}; ask for fewer")
-    if not check_output(output, 1):
-        raise UserError(f"{output}: expected a picture file ({', '.join(PICTURE_SUFFIXES)}), got a folder")
 
 
 def require_ability(trainer: Trainer, method: str, what: str) -> None:

@@ -177,7 +177,24 @@ def test_output_that_would_mix_or_overwrite_is_refused(genlab, trained, tmp_path
     check(genlab("sample", run, "-n", 2, "-o", tmp_path / "x.bmp3"), ".bmp3", ".png")
     check(genlab("sample", run, "-n", 5000, "-o", tmp_path / "x.png"), "4096")
     check(genlab("interpolate", run, "-o", tmp_path / "new"), "expected a picture file")
+    many = genlab("interpolate", run, "--rows", 100, "--steps", 100, "-o", tmp_path / "x.png")
+    check(many, "x.png: expected at most 4096 pictures in one grid, got 10000; ask for fewer")
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_output_that_cannot_be_made_is_refused_before_the_model_is_opened(genlab, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    below = tmp_path / "file" / "folder" / "x.png"
+    for verb in ("sample", "interpolate", "manifold", "latents"):
+        check(genlab(verb, "no/such/run", "-o", below), "x.png: expected a place in a folder", "file", "choose another")
+    check(genlab("anomalies", "no/such/run", "-o", below.parent), "expected a place in a folder")
+
+
+def test_output_that_proves_impossible_is_one_line(genlab, trained, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("genlab.cli.generate.check_place", lambda path: None)  # as on a file system that misleads it
+    (tmp_path / "file").write_text("old")
+    outcome = genlab("sample", trained[0], "-n", 2, "-o", tmp_path / "file" / "x.png")
+    check(outcome, "x.png: cannot be written", "choose another place")
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,9 @@ def test_nothing_is_written_over(genlab, models, pictures, tmp_path):
     assert (out / "b.png").read_bytes() == before
     outcome = genlab("translate", models["cyclegan"], pictures, tmp_path / "grid.png")
     check_refused(outcome, tmp_path / "grid.png", "expected a folder")
+    text, below = tmp_path / "b.txt", out / "b.png" / "below"
+    check_refused(genlab("translate", models["cyclegan"], pictures / "b.jpg", text), text, "got the suffix '.txt'")
+    check_refused(genlab("translate", models["cyclegan"], pictures, below), below, "expected a place in a folder")
 
 
 def test_a_model_that_does_not_translate_is_refused_with_those_that_do(genlab, trained, pictures, tmp_path):
