@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genlab.config import DataConfig
-from genlab.data import ImageDataset, build, evenly_spaced
+from genlab.data import DATASETS, ImageDataset, build, evenly_spaced
 from genlab.data.base import PictureDataset, View, file_digests
 from genlab.data.files import Entry, FileTree
 from genlab.data.folders import FilePictures, stamps
@@ -72,6 +72,19 @@ class _OneFile(FileTree):
         yield Entry(self.root.name, status.st_size, status.st_mtime_ns, str(self.root))
 
 
+def moved(config: DataConfig, root: Path | None) -> DataConfig:
+    """The run's data with their files at `root`; None: where they were.
+
+    Raises:
+        DataError: a set that is not read from files.
+    """
+    if root is None:
+        return config
+    if DATASETS.get(config.name).needs == "nothing":
+        raise DataError(f"root: expected none, as data set {config.name!r} reads no files, got {root}; leave it out")
+    return config.model_copy(update={"root": root})
+
+
 def open_inputs(
     path: Path | None, trainer: Trainer, *, split: str = "test", every_class: bool = False, root: Path | None = None
 ) -> Inputs:
@@ -85,16 +98,13 @@ def open_inputs(
         root: where the run's own data lie now; default: the run's data.root.
 
     Raises:
-        DataError: nothing there, no image, or another number of channels than the model's.
+        DataError: nothing there, no image, another number of channels than the model's, or a root where the run's
+            data read no files.
     """
     config: DataConfig = trainer.config.data
     if path is None:
-        changes = {
-            "limit": None,
-            **({"classes": None} if every_class else {}),
-            **({} if root is None else {"root": root}),
-        }
-        dataset = build(config.model_copy(update=changes), split)
+        changes = {"limit": None, **({"classes": None} if every_class else {})}
+        dataset = build(moved(config, root).model_copy(update=changes), split)
         return Inputs(dataset, getattr(dataset, "file_names", None), f"{config.name} ({split})")
     if not path.exists():
         raise DataError(f"{path}: expected an image, a folder or a zip archive of images, got nothing at that path")

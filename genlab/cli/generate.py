@@ -146,7 +146,7 @@ def sample(
         path = output
         for label, parts in batches:
             save_numbered(parts, output if label is None else output / class_name(model.trainer, label))
-    print(f"{path}: {total} pictures{told}, step {model.step}, seed {seed}")
+    print(f"{path}: {total} picture{'s' if total > 1 else ''}{told}, step {model.step}, seed {seed}")
 
 
 def _draw(model: Bundle, count: int, generator: torch.Generator, label: int | None) -> Iterator[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genlab.cli.console import progress_reporter
-from genlab.cli.generate import DeviceOption, Weights, WeightsOption, WhichOption, open_model
+from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
 from genlab.cli.score import JsonOption, SeedOption, append_scores, print_scores
 from genlab.errors import UserError
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def likelihood(
-    run: Annotated[Path, typer.Argument(help="A run directory or a .safetensors checkpoint.", metavar="RUN")],
+    checkpoint: CheckpointArgument,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -50,14 +50,15 @@ def likelihood(
     """Importance-sampled negative log-likelihood, ELBO, IWAE bound and active units; rows go to metrics.jsonl."""
     if images is not None and images != "all" and not (images.isdigit() and int(images) >= 2):
         raise UserError(f"--images: expected a number from 2 on, or all, got {images!r}")
-    model = open_model(run, which, weights, device)
+    model = open_model(checkpoint, which, weights, device)
     trainer, settings = model.trainer, model.config.evaluate
     require_likelihood(trainer)
     from genlab import data
+    from genlab.inputs import moved
     from genlab.trainers.vae_scores import likelihood_scores
 
-    changes = {"limit": None, **({} if root is None else {"root": root})}
-    dataset = data.build(model.config.data.model_copy(update=changes), split or settings.likelihood_split)
+    own = moved(model.config.data, root).model_copy(update={"limit": None})
+    dataset = data.build(own, split or settings.likelihood_split)
     count = settings.likelihood_images if images is None else None if images == "all" else int(images)
     with progress_reporter() as progress:
         scores = likelihood_scores(

@@ -11,13 +11,10 @@ import typer
 
 from genlab.cli.console import format_protocol, make_console, make_table, progress_reporter
 from genlab.cli.devices import choose_device
-from genlab.cli.generate import DeviceOption, Weights, WeightsOption, WhichOption, open_model
+from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
 from genlab.errors import UserError
 
-PathArgument = Annotated[
-    Path,
-    typer.Argument(help="Folder or zip of images, npz of statistics or images, run or checkpoint.", show_default=False),
-]
+SOURCE = "Folder or zip of images, npz of statistics or images, run or checkpoint."
 InceptionOption = Annotated[
     Path | None,
     typer.Option(
@@ -40,9 +37,10 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory or a .safetensors checkpoint.", metavar="RUN")],
+    checkpoint: CheckpointArgument,
     metrics: Annotated[
-        str | None, typer.Option(help="Of fid,is,kid,prdc,own; default: the run's evaluate.metrics.", metavar="LIST")
+        str | None,
+        typer.Option(help="Of fid,is,kid,prdc,modes,own; default: the run's evaluate.metrics.", metavar="LIST"),
     ] = None,
     extractor: Annotated[
         str | None,
@@ -60,10 +58,16 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a trained model against its data; rows go to the run's metrics.jsonl."""
-    from genlab.trainers.evaluation import score_trainer
+    from genlab.trainers.evaluation import score_trainer, split_metrics
 
     names = parse_metrics(metrics, own=True) if metrics is not None else None
-    model = open_model(run, which, weights, device)
+    model = open_model(checkpoint, which, weights, device)
+    algorithm = model.config.algorithm
+    of_samples, _ = split_metrics(model.config.evaluate.metrics if names is None else names, algorithm)
+    if split is not None and of_samples == []:
+        raise UserError(
+            f"--split: expected metrics of samples, such as fid, beside it, got {split!r} with own scores only"
+        )
     with progress_reporter() as progress:
         scores = score_trainer(
             model.trainer,
@@ -77,7 +81,10 @@ def evaluate(
             progress=progress,
         )
     if not scores:
-        raise UserError(f"{run}: its evaluate.metrics ask for no scores; name some with --metrics, such as fid or own")
+        asked = "--metrics" if names else "evaluate.metrics of the run"
+        raise UserError(
+            f"{checkpoint}: {asked} asks for no score that algorithm {algorithm} has; name some, such as fid"
+        )
     written = append_scores(model.path, model.step, scores)
     print_scores(scores, as_json)
     if written is not None and not as_json:
@@ -100,8 +107,8 @@ def append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | 
 
 
 def fid(
-    a: PathArgument,
-    b: PathArgument,
+    a: Annotated[Path, typer.Argument(help=SOURCE, metavar="A")],
+    b: Annotated[Path, typer.Argument(help=SOURCE, metavar="B")],
     inception_weights: InceptionOption = None,
     dims: Annotated[
         int, typer.Option(help="Features of 64, 192, 768 or 2048 numbers; only 2048 is called FID.")
@@ -135,7 +142,7 @@ def fid(
 
 
 def inception_score(
-    images: PathArgument,
+    images: Annotated[Path, typer.Argument(help=SOURCE, metavar="DIR")],
     inception_weights: InceptionOption = None,
     samples: Annotated[int, typer.Option(help="Pictures drawn where it is a run.", min=2)] = 50_000,
     limit: LimitOption = None,
@@ -161,7 +168,7 @@ def inception_score(
 
 
 def statistics(
-    images: PathArgument,
+    images: Annotated[Path, typer.Argument(help=SOURCE, metavar="DIR")],
     output: Annotated[Path, typer.Argument(help="The .npz to write; pytorch-fid reads it too.", metavar="OUT.npz")],
     inception_weights: InceptionOption = None,
     dims: Annotated[int, typer.Option(help="Features of 64, 192, 768 or 2048 numbers.")] = 2048,
@@ -217,7 +224,7 @@ def protocol_lines(scores: Sequence[Any]) -> list[str]:
     """What all scores share once, then what only some of them have."""
     protocols = [{k: v for k, v in s.protocol.items() if k not in _IN_TABLE and v is not None} for s in scores]
     shared = {key: value for key, value in protocols[0].items() if all(p.get(key) == value for p in protocols)}
-    lines = [f"protocol: {format_protocol(shared)}"]
+    lines = [f"protocol: {format_protocol(shared)}"] if shared else []
     own: dict[str, list[str]] = {}
     for score, protocol in zip(scores, protocols, strict=True):
         rest = {key: value for key, value in protocol.items() if key not in shared}

@@ -72,7 +72,7 @@ def translate(
     files = PictureFiles.open(source, trainer.data.shape, trainer.config.data, resize=resize, half=chosen)
     files.check()
     count = translate_files(trainer, files, output, direction=way, seed=seed, as_file=as_file)
-    print(f"{output}: {count} pictures, {way}, step {model.step}, seed {seed}")
+    print(f"{output}: {count} picture{'s' if count > 1 else ''}, {way}, step {model.step}, seed {seed}")
 
 
 def _translator(model: Bundle):

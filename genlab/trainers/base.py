@@ -106,7 +106,7 @@ class Trainer:
         if data.kind not in self.data_kinds:
             raise ConfigError(
                 f"algorithm {config.algorithm}: expected a data set of {' or '.join(self.data_kinds)}, "
-                f"got {data.kind} (data.name={data.name})"
+                f"got {data.kind} (data.name={data.name}); `genlab list datasets` shows the kinds"
             )
         self.config = config
         self.data = data
@@ -177,11 +177,19 @@ class Trainer:
 
     def latents(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` draws from the prior, (count, ...) on the device: what `interpolate` walks between."""
-        raise UserError(f"algorithm {self.config.algorithm}: has no latent space to draw from")
+        raise self._without_latents("to draw from")
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) float32 in [-1, 1] of the latents, from the averaged networks where there are some."""
-        raise UserError(f"algorithm {self.config.algorithm}: has no latent space to decode from")
+        raise self._without_latents("to decode from")
+
+    def _without_latents(self, purpose: str) -> UserError:
+        from genlab.trainers import ALGORITHMS
+
+        able = [name for name in ALGORITHMS.names() if ALGORITHMS.get(name).latents is not Trainer.latents]
+        return UserError(
+            f"algorithm {self.config.algorithm}: has no latent space {purpose}; expected a model of {', '.join(able)}"
+        )
 
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Codes (N, ...) float32 on the device of images (N, C, H, W) in [-1, 1].
@@ -221,7 +229,8 @@ class Trainer:
             return
         if self.label_count is None:
             raise UserError(
-                f"algorithm {self.config.algorithm}: was trained without labels, so no class can be asked for"
+                f"algorithm {self.config.algorithm}: was trained without labels, so no class can be asked for; "
+                "leave it out"
             )
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.label_count:
             raise UserError(

@@ -106,7 +106,7 @@ class CganTrainer(GanTrainer):
 
     def _check_classes(self) -> None:
         if self.data.num_classes is None or self.data.num_classes < 2:
-            got = "none" if self.data.num_classes is None else f"only {self.data.class_names or 'one'}"
+            got = "none" if self.data.num_classes is None else f"only {', '.join(self.data.class_names or ('one',))}"
             raise DataError(
                 f"data set {self.data.name!r}: expected at least 2 classes, which algorithm cgan needs, got {got}; "
                 "choose a labelled set (`genlab list datasets`), widen data.classes, or use algorithm dcgan"

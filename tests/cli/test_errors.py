@@ -206,6 +206,8 @@ def test_output_that_proves_impossible_is_one_line(genlab, trained, tmp_path: Pa
         (["--extractor", "inception", "--inception-weights", "no/such.pth"], ["no/such.pth", "does not exist"]),
         (["--samples", "20"], ["65", "20"]),
         (["--split", "tset"], ["split", "'tset'"]),
+        (["--metrics", "own"], ["--metrics asks for no score that algorithm dcgan has"]),
+        (["--metrics", "own", "--split", "test"], ["--split: expected metrics of samples", "'test'"]),
     ],
 )
 def test_scores_that_cannot_be_had_are_refused(genlab, run_copy: Path, words: list[str], parts: list[str]) -> None:

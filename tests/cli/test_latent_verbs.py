@@ -50,6 +50,16 @@ def test_manifold_draws_a_square_of_a_class(genlab, runs, tmp_path):
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
+def test_classes_are_told_by_their_names(genlab, tmp_path):
+    words = ["data.name=shapes", "data.image_size=8", "data.limit=64", "model.conditional=true", "model.latent_dim=2"]
+    quick = ["train.steps=1", "train.tensorboard=false", "evaluate.metrics=[]", "--device", "cpu"]
+    outcome = genlab("train", "vae_tiny", *words, *quick, "--run-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    for verb, shape in (("manifold", ["--size", 2]), ("traverse", ["--steps", 2])):
+        drawn = genlab(verb, tmp_path / "run", *shape, "--class", "star", "-o", tmp_path / "x.png")
+        assert ", class star, step 1" in drawn.out, drawn.err
+
+
 def test_likelihood_prints_and_keeps_its_numbers_with_their_protocol(genlab, runs):
     outcome = genlab("likelihood", runs / "plain", "-k", 60, "--images", 20, "--split", "train", "--json")
     assert outcome.code == 0, outcome.err
@@ -81,6 +91,7 @@ def test_likelihood_prints_and_keeps_its_numbers_with_their_protocol(genlab, run
         (["manifold", "{}/plain"], "manifold: expected a model with model.latent_dim=2, got 4"),
         (["likelihood", "{}/plain", "--images", "1"], "--images: expected a number from 2 on, or all, got '1'"),
         (["likelihood", "{}/plain", "--split", "tset"], "tset"),
+        (["likelihood", "{}/plain", "--root", "x"], "root: expected none, as data set 'digits' reads no files, got x"),
         (["likelihood", "{}/nowhere"], "no such file or folder"),
     ],
 )

@@ -150,6 +150,8 @@ def test_bad_input_is_refused_in_one_line(genlab, run, gan, pictures, tmp_path):
         ("reconstruct", run, tmp_path / "text.png", "-o", new): "text.png",
         ("reconstruct", run, used, "-o", new): "expected images",
         ("reconstruct", run, "--split", "holiday", "-o", new): "expected split",
+        ("latents", run, "--root", colour, "-o", new): "root: expected none, as data set 'digits' reads no files, got",
+        ("sample", run, "-o", new): "algorithm autoencoder: has no latent space to draw from; expected a model of cgan",
         ("reconstruct", run, "-o", tmp_path / "grid.txt"): "expected a picture file",
         ("reconstruct", gan, "-o", new): "algorithm dcgan: has no reconstructions; expected a model of",
         ("latents", gan, "-o", new): "algorithm dcgan: has no codes of images; expected a model of",

@@ -85,7 +85,9 @@ def test_a_missing_folder_is_named(refused, tmp_path):
 
 @pytest.mark.parametrize(("algorithm", "kind"), [("pix2pix", "paired"), ("cyclegan", "unpaired")])
 def test_a_set_of_another_kind_is_refused(refused, algorithm, kind):
-    assert f"algorithm {algorithm}: expected a data set of {kind}, got images" in refused(algorithm, "data.name=digits")
+    line = refused(algorithm, "data.name=digits")
+    assert f"algorithm {algorithm}: expected a data set of {kind}, got images" in line
+    assert "`genlab list datasets`" in line
 
 
 @pytest.mark.parametrize("algorithm", ["pix2pix", "cyclegan"])
