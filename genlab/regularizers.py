@@ -55,12 +55,20 @@ class DriftConfig(Section):
 class RegularizersConfig(Section):
     """What restrains the players."""
 
-    gradient_penalty: GradientPenaltyConfig | None = None
-    r1: R1Config | None = None
-    drift: DriftConfig | None = None
-    consistency: ConsistencyConfig | None = None
-    manifold_entropy: ManifoldEntropyConfig | None = None
-    spectral_norm: bool = False
+    gradient_penalty: GradientPenaltyConfig | None = Field(
+        None, description="draws the norm of dD/dx to 1 between real and generated samples (Gulrajani et al. 2017)"
+    )
+    r1: R1Config | None = Field(None, description="keeps dD/dx small at real samples (Mescheder et al. 2018)")
+    drift: DriftConfig | None = Field(None, description="keeps D(x) near zero (Karras et al. 2018, appendix A.1)")
+    consistency: ConsistencyConfig | None = Field(
+        None, description="D says the same of a shifted, mirrored image (Zhang et al. 2020, CR-GAN)"
+    )
+    manifold_entropy: ManifoldEntropyConfig | None = Field(
+        None, description="spreads D's codes of samples, against mode collapse (Liu et al. 2023)"
+    )
+    spectral_norm: bool = Field(
+        False, description="divides D's weights by their largest singular value (Miyato et al. 2018)"
+    )
 
 
 def _input_gradient(discriminator: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from enum import Enum
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +53,9 @@ def report(
 
 def list_entries(what: Annotated[Listing, typer.Argument(help="The kind of thing to list.", metavar="WHAT")]) -> None:
     """List what the lab knows by name."""
-    columns, rows = _LISTINGS[what]()
-    make_console().print(make_table(None, columns, rows))
+    for listing in _LISTINGS[what]:
+        columns, rows = listing()
+        make_console().print(make_table(None, columns, rows))
 
 
 def _models() -> tuple[list[str], list[list[str]]]:
@@ -80,8 +83,9 @@ def _configs() -> tuple[list[str], list[list[str]]]:
 
 
 def _comment(file: Path) -> str:
-    first = file.read_text(encoding="utf-8").splitlines()[:1]
-    return first[0].lstrip("# ").strip() if first and first[0].startswith("#") else ""
+    """First sentence of the comment that a configuration begins with."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return first_sentence(" ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)))
 
 
 def _datasets() -> tuple[list[str], list[list[str]]]:
@@ -123,20 +127,37 @@ def _losses() -> tuple[list[str], list[list[str]]]:
     return ["adversarial loss", "discriminator minimises", "generator minimises"], rows
 
 
+def _networks() -> tuple[list[str], list[list[str]]]:
+    from genlab.models import MODELS
+
+    return ["network", "what it is"], [[name, _summary(MODELS.get(name))] for name in MODELS]
+
+
+def _regularizers() -> tuple[list[str], list[list[str]]]:
+    from genlab.regularizers import RegularizersConfig
+
+    fields = RegularizersConfig.model_fields.items()
+    return ["regulariser (gan.regularizers)", "what it does"], [[name, field.description] for name, field in fields]
+
+
 def _summary(entry: object) -> str:
     """First sentence of an entry's docstring."""
-    text = " ".join((entry.__doc__ or "").split())
-    return re.split(r"(?<! al)\. ", text)[0].rstrip(".")
+    return first_sentence(entry.__doc__ or "")
 
 
-_LISTINGS = {
-    Listing.models: _models,
-    Listing.algorithms: _models,
-    Listing.configs: _configs,
-    Listing.datasets: _datasets,
-    Listing.ops: _ops,
-    Listing.extractors: _extractors,
-    Listing.losses: _losses,
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that ends a sentence; "et al." does not."""
+    return re.split(r"(?<! al)\. ", " ".join(text.split()))[0].rstrip(".")
+
+
+_LISTINGS: dict[Listing, tuple[Callable[[], tuple[list[str], list[list[str]]]], ...]] = {
+    Listing.models: (_models, _networks),
+    Listing.algorithms: (_models,),
+    Listing.configs: (_configs,),
+    Listing.datasets: (_datasets,),
+    Listing.ops: (_ops,),
+    Listing.extractors: (_extractors,),
+    Listing.losses: (_losses, _regularizers),
 }
 
 

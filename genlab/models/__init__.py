@@ -10,12 +10,15 @@ from genlab.models.conditional import (
     ConditionalDcganGenerator,
     ConditionalMlpDiscriminator,
     ConditionalMlpGenerator,
+    ProjectionMlpDiscriminator,
 )
 from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
 from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
 from genlab.models.mlp import MlpDiscriminator, MlpGenerator
 from genlab.models.patchgan import PatchDiscriminator
+from genlab.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
+from genlab.models.sgan import SganConvGenerator, SganDiscriminator, SganMlpGenerator
 from genlab.models.unet import UnetGenerator
 from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from genlab.models.wgan_gp_resnet import WganGpCritic, WganGpGenerator
@@ -44,3 +47,9 @@ MODELS.register("vae_conv_encoder")(ConvEncoder)
 MODELS.register("vae_conv_decoder")(ConvDecoder)
 MODELS.register("wgan_gp_generator")(WganGpGenerator)
 MODELS.register("wgan_gp_critic")(WganGpCritic)
+MODELS.register("projection_mlp_discriminator")(ProjectionMlpDiscriminator)
+MODELS.register("progressive_generator")(ProgressiveGenerator)
+MODELS.register("progressive_discriminator")(ProgressiveDiscriminator)
+MODELS.register("sgan_mlp_generator")(SganMlpGenerator)
+MODELS.register("sgan_conv_generator")(SganConvGenerator)
+MODELS.register("sgan_discriminator")(SganDiscriminator)

@@ -34,7 +34,7 @@ LATENT_EXAMPLES = 1000  # codes in the scatter plot at the end of a training
 
 
 class AutoencoderTrainer(Trainer):
-    """Network "autoencoder" with one optimiser, whose state begins anew in each phase."""
+    """Autoencoders: plain, denoising, tied, stacked. One optimiser, whose state begins anew in each phase."""
 
     config_class = AutoencoderConfig
     config: AutoencoderConfig

@@ -82,7 +82,7 @@ class EncoderClassifierConfig(RunConfig):
 
 
 class EncoderClassifierTrainer(Trainer):
-    """Networks "encoder" and "head" under one optimiser."""
+    """A classifier on a trained encoder, frozen or fine-tuned. Networks "encoder" and "head", one optimiser."""
 
     config_class = EncoderClassifierConfig
     config: EncoderClassifierConfig

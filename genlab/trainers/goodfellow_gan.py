@@ -26,7 +26,7 @@ class GoodfellowGanConfig(GanRunConfig):
 
 
 class GoodfellowGanTrainer(GanTrainer):
-    """k updates of the discriminator, each on new data and new noise, then one of the generator on new noise."""
+    """The first GAN: k updates of the discriminator, each on new data and noise, then one of the generator."""
 
     config_class = GoodfellowGanConfig
     config: GoodfellowGanConfig

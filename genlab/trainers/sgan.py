@@ -79,7 +79,7 @@ class SganRunConfig(RunConfig):
 
 
 class SganTrainer(Trainer):
-    """Networks "generator" and "discriminator" with one optimiser each."""
+    """Semi-supervised GAN: a classifier learns from few labels and a generator. One optimiser each."""
 
     config_class = SganRunConfig
     config: SganRunConfig
@@ -129,10 +129,7 @@ class SganTrainer(Trainer):
             "matched": unlabelled,
         }
         return JoinedStream(
-            {
-                name: BatchStream(part, size, seed=derive_seed(seed, name), **settings)
-                for name, part in streams.items()
-            }
+            {name: BatchStream(part, size, seed=derive_seed(seed, name), **settings) for name, part in streams.items()}
         )
 
     def train_step(self, batch: Batch) -> Metrics:

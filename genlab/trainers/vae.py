@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class VaeTrainer(VaeLatents):
-    """Networks "encoder" and "decoder" under one optimiser, "vae"."""
+    """Variational autoencoder, with IWAE's bound and classes. Networks "encoder" and "decoder", one optimiser."""
 
     config_class = VaeRunConfig
     config: VaeRunConfig

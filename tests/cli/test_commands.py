@@ -182,13 +182,13 @@ def test_is_of_a_folder_carries_its_protocol(genlab, inception_weights: Path, tm
 @pytest.mark.parametrize(
     "what, names",
     [
-        ("models", ["dcgan"]),
+        ("models", ["dcgan", "unet_generator", "progressive_discriminator", "sgan_mlp_generator"]),
         ("algorithms", ["dcgan"]),
         ("configs", ["dcgan_digits", "dcgan_tiny"]),
         ("datasets", ["digits", "mnist", "folder", "ring"]),
         ("ops", ["conv2d", "conv_transpose2d"]),
         ("extractors", ["inception", "classifier"]),
-        ("losses", ["hinge", "wasserstein"]),
+        ("losses", ["hinge", "wasserstein", "gradient_penalty", "r1", "drift", "consistency", "manifold_entropy"]),
     ],
 )
 def test_list_names_what_there_is(genlab, what: str, names: list[str]) -> None:
@@ -196,6 +196,11 @@ def test_list_names_what_there_is(genlab, what: str, names: list[str]) -> None:
     assert outcome.code == 0, outcome.err
     words = outcome.out.split()
     assert all(name in words for name in names)
+
+
+def test_configurations_are_listed_with_the_whole_first_sentence(genlab) -> None:
+    text = " ".join(genlab("list", "configs").out.split())
+    assert "beside picture and z (Sohn, Lee and Yan 2015; Kingma et al. 2014, M2)" in text
 
 
 def test_data_check_lists_every_bad_file_at_once(genlab, tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 from torch import nn
 
+import genlab.models
 from genlab.models import MODELS, DcganDiscriminator, DcganGenerator
 from genlab.nn import BatchNormAct2d, Conv2d, ConvTranspose2d
 
@@ -55,3 +59,13 @@ def test_a_size_without_an_architecture_is_refused():
 
 def test_models_are_listed():
     assert {"dcgan_generator", "dcgan_discriminator"} <= set(MODELS.names())
+
+
+def test_every_network_of_the_package_is_registered():
+    kinds = ("Generator", "Discriminator", "Critic", "Encoder", "Decoder", "Autoencoder", "Classifier")
+    found = set()
+    for module in pkgutil.iter_modules(genlab.models.__path__):
+        members = vars(importlib.import_module(f"genlab.models.{module.name}")).values()
+        found |= {m for m in members if isinstance(m, type) and issubclass(m, nn.Module) and m.__name__.endswith(kinds)}
+    assert len(found) >= 28
+    assert found == {MODELS.get(name) for name in MODELS}
