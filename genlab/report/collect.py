@@ -27,6 +27,7 @@ class RunRecord:
     events: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     samples: list[tuple[int, Path]]  # rising steps
+    pictures: dict[str, tuple[int, Path]]  # further pictures by name (codes, latents, ...), the last of each
     skipped_lines: int = 0
 
     @property
@@ -98,6 +99,7 @@ def read_run(directory: Path) -> RunRecord:
         events=[row for row in events if row["event"] != "environment"],
         scores=[row for row in scores if isinstance(row.get("value"), (int, float)) and "name" in row],
         samples=find_samples(directory / "samples"),
+        pictures=find_pictures(directory / "samples"),
         skipped_lines=skipped + skipped_scores,
     )
 
@@ -110,6 +112,16 @@ def find_samples(folder: Path) -> list[tuple[int, Path]]:
         if match:
             found.append((int(match.group(1)), path))
     return sorted(found)
+
+
+def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
+    """name -> (step, file) of the last `step_<number>_<name>.png` of each name, in the order of the names."""
+    found: dict[str, tuple[int, Path]] = {}
+    for path in folder.glob("step_*_*.png") if folder.is_dir() else ():
+        match = re.fullmatch(r"step_(\d+)_(.+)\.png", path.name)
+        if match:
+            found[match.group(2)] = max(found.get(match.group(2), (-1, path)), (int(match.group(1)), path))
+    return dict(sorted(found.items()))
 
 
 def lower_is_better(row: dict[str, Any]) -> bool:

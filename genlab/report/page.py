@@ -49,6 +49,7 @@ def render_report(record: RunRecord) -> str:
         events=_events(record),
         samples=_samples(record),
         scores=_scores(record),
+        pictures=_pictures(record),
         curves=_curves(record),
         details=_details(record),
         footer=f"Written by genlab {escape(__version__)} from this run's config, logs and samples.",
@@ -114,13 +115,12 @@ def _samples(record: RunRecord) -> str:
     if not frames:
         return ""
     images = "".join(
-        f'<figure><img class="frame" data-step="{step}" alt="samples at step {step}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
+        f'<figure><img class="frame" data-step="{step}" alt="samples at step {step}" src="{_inline(data)}">'
         f"<figcaption>step {step:,}</figcaption></figure>"
         for step, data in frames
     )
     left_out = len(record.samples) - len(frames)
-    note = f"the same latent vectors at every step; {len(frames)} grids" + (
+    note = f"the same latent vectors or inputs at every step; {len(frames)} grids" + (
         f" of {len(record.samples)}" if left_out else ""
     )
     controls = (
@@ -133,6 +133,20 @@ def _samples(record: RunRecord) -> str:
         f'<section><h2>Samples over time</h2><div class="card samples"><p class="note">{note}</p>'
         f'<div class="frames">{images}</div>{controls}</div></section>'
     )
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _pictures(record: RunRecord) -> str:
+    """What the algorithm shows beside its samples (walks along codes, latents, reconstructions), as they were last."""
+    figures = "".join(
+        f'<figure class="card"><img alt="{escape(name)} at step {step}" src="{_inline(path.read_bytes())}">'
+        f"<figcaption>{escape(name)}, step {step:,}</figcaption></figure>"
+        for name, (step, path) in record.pictures.items()
+    )
+    return f'<h2>Codes, latents, reconstructions</h2><div class="pictures">{figures}</div>' if figures else ""
 
 
 def _scores(record: RunRecord) -> str:

@@ -85,6 +85,16 @@ def test_report_shows_best_and_last_score_with_protocol(run: Path) -> None:
     assert "count: 3" in text
 
 
+def test_report_shows_the_last_picture_of_every_name(run: Path) -> None:
+    for step, name in ((100, "c1"), (200, "c1"), (100, "latents_<i>")):
+        save_grid(torch.rand(1, 1, 8, 8), run / "samples" / f"step_{step:08d}_{name}.png")
+    text = write_report(run).read_text()
+    assert "<figcaption>c1, step 200</figcaption>" in text
+    assert "<figcaption>latents_&lt;i&gt;, step 100</figcaption>" in text
+    assert text.count("data:image/png") == 3 + 2
+    assert [step for step, _ in read_run(run).samples] == [0, 100, 200], "they are no sample grids"
+
+
 def test_report_of_interrupted_run_says_how_far_it_came(run: Path) -> None:
     text = write_report(run).read_text()
     assert "<b>200 of 400</b>" in text
