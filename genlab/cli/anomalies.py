@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 COLUMNS = ("rank", "image", "class", "error", "over_threshold", "anomalous")
 SHOWN = 10  # rows of the table on the screen
 EXAMPLES = """\
-A folder of pictures: genlab anomalies runs/autoencoder_mnist scans/ -o findings/
+A folder of pictures: genlab anomalies runs/autoencoder_mnist-1 scans/ -o findings/
 
-Trained on nine digits (data.classes=[0,1,2,3,4,5,6,7,8]), the tenth among the test images:
-genlab anomalies runs/nine_digits -o findings/
+Trained on nine digits, the tenth among the test images: genlab anomalies runs/anomaly_autoencoder_mnist-1 -o findings/
 """
 
 

@@ -29,7 +29,7 @@ class Listing(str, Enum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report", epilog="Example: genlab report runs/dcgan_digits")(report)
+    app.command("report", epilog="Example: genlab report runs/dcgan_digits-1")(report)
     app.command("list", epilog="Example: genlab list datasets")(list_entries)
     app.command("doctor", epilog="Example: genlab doctor --strict")(doctor)
     data = typer.Typer(help="Look at data before training on it.", rich_markup_mode="rich")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from genlab.trainers import Trainer
 
 EXAMPLES = """\
-The whole test split as in papers: genlab likelihood runs/vae_mnist -k 5000 --images all
+The whole test split as in papers: genlab likelihood runs/vae_mnist-1 -k 5000 --images all
 
-A first look: genlab likelihood runs/vae_mnist -k 100 --images 500
+A first look: genlab likelihood runs/vae_mnist-1 -k 100 --images 500
 """
 
 

@@ -30,11 +30,11 @@ RootOption = Annotated[
 ]
 
 RECONSTRUCT_EXAMPLES = """\
-Test images of the run's data: genlab reconstruct runs/autoencoder_mnist -o grid.png
+Test images of the run's data: genlab reconstruct runs/autoencoder_mnist-1 -o grid.png
 
-Pictures of your own: genlab reconstruct runs/autoencoder_mnist my_digits/ -o grid.png
+Pictures of your own: genlab reconstruct runs/autoencoder_mnist-1 my_digits/ -o grid.png
 """
-LATENTS_EXAMPLES = "Example: genlab latents runs/autoencoder_mnist -n 5000 -o latents.png"
+LATENTS_EXAMPLES = "Example: genlab latents runs/autoencoder_mnist-1 -n 5000 -o latents.png"
 
 
 def register(app: typer.Typer) -> None:

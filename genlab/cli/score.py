@@ -50,7 +50,9 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(help="Pictures drawn; default: the run's evaluate.samples.", min=2)
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Part of the data that is compared with.", metavar="SPLIT")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Part of the data that is compared with; default: the run's.", metavar="SPLIT")
+    ] = None,
     seed: SeedOption = 0,
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,

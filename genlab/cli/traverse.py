@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 OutputOption = Annotated[Path, typer.Option("-o", "--output", help="Picture file to write.", metavar="PATH")]
 
 TRAVERSE_EXAMPLES = """\
-The codes that change most: genlab traverse runs/vae_mnist -o traversal.png
+The codes that change most: genlab traverse runs/vae_mnist-1 -o traversal.png
 
-Two of them from five places: genlab traverse runs/vae_mnist --codes z3,z7 --draws 5 -o z3_z7.png
+Two of them from five places: genlab traverse runs/vae_mnist-1 --codes z3,z7 --draws 5 -o z3_z7.png
 """
-MANIFOLD_EXAMPLES = "Example: genlab manifold runs/vae_latent2_mnist --size 20 -o manifold.png"
+MANIFOLD_EXAMPLES = "Example: genlab manifold runs/vae_latent2_mnist-1 --size 20 -o manifold.png"
 
 
 def register(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from genlab.metrics.opening import as_source, open_source
 from genlab.metrics.score import Score
 from genlab.metrics.scorers import Protocol
 from genlab.metrics.sources import GeneratorSource, StatisticsSource
+from genlab.outputs import check_place
 
 Progress = Callable[[str, int, "int | None"], None]
 PathLike = str | os.PathLike[str]
@@ -109,6 +110,9 @@ def save_statistics(
     out, protocol = Path(out), protocol or Protocol()
     if out.exists():
         raise MetricError(f"{out}: expected a new file, got one that exists; remove it or choose another name")
+    if out.suffix != ".npz":
+        raise MetricError(f"{out}: expected a name that ends in .npz, got the suffix {out.suffix!r}")
+    check_place(out)
     if isinstance(images, (str, os.PathLike)):
         source = open_source(images, samples=samples, batch_size=batch_size, seed=protocol.seed, device=device)
     else:

@@ -104,7 +104,11 @@ class GanTrainer(Trainer):
         for key, family in families.items():
             kinds = GAN_NETWORKS.get(family).data_kinds
             if self.data.kind not in kinds:
-                raise ConfigError(f"model.{key}={family}: expected {' or '.join(kinds)}, got {self.data.kind}")
+                able = [name for name in GAN_NETWORKS if self.data.kind in GAN_NETWORKS.get(name).data_kinds]
+                raise ConfigError(
+                    f"model.{key}={family}: expected {' or '.join(kinds)}, got {self.data.kind}; "
+                    f"choose {' or '.join(able) or 'another data set'}"
+                )
         try:
             generator = GAN_NETWORKS.get(families["network"]).generator(shape, model)
             discriminator = GAN_NETWORKS.get(families["discriminator"]).discriminator(shape, model)

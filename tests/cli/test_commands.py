@@ -11,11 +11,13 @@ import torch
 import yaml
 from PIL import Image
 
+from genlab.config import config_directory
 from genlab.images import save_image
 
 VERBS = [
-    "train", "sample", "interpolate", "evaluate", "fid", "is", "statistics", "report", "list", "doctor", "build",
-    "data check", "bench step",
+    "train", "sample", "evaluate", "fid", "is", "statistics", "report", "list", "doctor", "build",
+    "data check", "bench step", "interpolate", "arithmetic", "traverse", "manifold", "reconstruct", "latents",
+    "translate", "anomalies", "likelihood",
 ]  # fmt: skip
 
 
@@ -25,6 +27,9 @@ def test_every_verb_has_help_with_an_example(genlab, verb: str) -> None:
     assert outcome.code == 0
     assert f"genlab {verb} " in outcome.out.split("Usage:")[1]
     assert len(re.findall(rf"genlab {verb}\b", outcome.out)) >= 2, "the usage line, and an example"
+    runs = re.findall(rf"genlab {verb} runs/(\S+)", outcome.out)
+    names = {path.stem for path in config_directory().glob("*.yaml")}
+    assert {run.rpartition("-")[0] for run in runs} <= names, "runs as `genlab train` names them"
 
 
 def test_without_words_the_help_is_shown(genlab) -> None:

@@ -161,6 +161,10 @@ def test_saved_statistics_stand_in_for_images(picture_folder, tmp_path):
         save_statistics(a, saved, extractor=PIXELS)
     with pytest.raises(MetricError, match="already holds statistics"):
         save_statistics(saved, tmp_path / "b.npz", extractor=PIXELS)
+    with pytest.raises(MetricError, match=r"b\.npy: expected a name that ends in \.npz"):
+        save_statistics(tmp_path / "absent", tmp_path / "b.npy", extractor=PIXELS)
+    with pytest.raises(UserError, match=r"b\.npz: expected a place in a folder"):
+        save_statistics(tmp_path / "absent", saved / "b.npz", extractor=PIXELS)
 
 
 def test_statistics_of_other_weights_are_refused(picture_folder, tmp_path):

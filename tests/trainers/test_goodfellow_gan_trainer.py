@@ -94,5 +94,5 @@ def test_settings_that_do_not_fit_are_refused_in_one_line():
     with pytest.raises(ConfigError, match=r"model.network=dcgan: .*one of 28, 32, 64, 128, got 8"):
         build("model.network=dcgan")
     config = load_config("gan_tiny", ["model.network=dcgan"])
-    with pytest.raises(ConfigError, match="model.network=dcgan: expected images, got points"):
+    with pytest.raises(ConfigError, match="model.network=dcgan: expected images, got points; choose mlp"):
         GoodfellowGanTrainer(config, DataSpec("ring", "points", (2,)))
