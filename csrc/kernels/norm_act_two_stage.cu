@@ -3,7 +3,8 @@
 //
 // Moments are sums of (x - pilot) and (x - pilot)^2 with a pilot from within the piece, merged by Chan's formula: the variance
 // keeps its digits where the mean is large beside it. The pilot is the mean of four values from inside the piece: its first
-// value alone may be a border's and lie far from all the others, which would cost digits again. Bound by memory: 16-byte loads, about eight blocks per multiprocessor.
+// value alone may be a border's and lie far from all the others, which would cost digits again. Bound by memory: 16-byte
+// loads, about eight blocks per multiprocessor.
 #include <algorithm>
 
 #include "kernels/common/launch.h"

@@ -70,9 +70,14 @@ struct StatisticsArguments {
     TORCH_CHECK_VALUE(
         output_.has_value() && mean_.has_value(), op, ": expected output and output_mean with the gradients of statistics");
     output = *output_;
-    mean = *mean_;
-    grad_mean = grad_mean_.has_value() ? grad_mean_->contiguous() : at::zeros_like(mean);
-    grad_var = grad_var_.has_value() ? grad_var_->contiguous() : at::zeros_like(mean);
+    TORCH_CHECK_VALUE(output.dim() == 4, op, ": expected a 4-dimensional output, got ", shape_text(output));
+    const auto vector = [&](const char* name, const OptionalTensor& given) {
+      const Tensor values = channel_vector(op, name, given, output, output.size(1));
+      return values.defined() ? values : at::zeros_like(mean);
+    };
+    mean = vector("output_mean", mean_);
+    grad_mean = vector("grad_mean", grad_mean_);
+    grad_var = vector("grad_var", grad_var_);
   }
 };
 

@@ -84,7 +84,7 @@ std::optional<ForwardResult> run_fused_forward(
 inline std::optional<ForwardResult> norm_conv2d_on_cuda(
     const char* op, const Tensor& input, const NormArguments& norm, const Tensor& weight, const OptionalTensor& bias,
     const ConvArguments& c, bool statistics) {
-  if (!input.is_cuda()) return std::nullopt;
+  if (!input.is_cuda() || input.scalar_type() == at::kDouble) return std::nullopt;
   if (c.transposed) {
     auto p = transpose_problem(op, input, weight, c.stride, c.padding, c.output_padding, c.groups, c.dilation);
     const Conv2dGeometry& g = p.geometry;
@@ -152,7 +152,8 @@ inline bool run_fused_weight_gradient(
 inline bool norm_conv2d_backward_on_cuda(
     const char* op, const Tensor& grad_output, StatisticsArguments statistics, const Tensor& input_, const NormArguments& norm,
     const Tensor& weight, const ConvArguments& c, const std::array<bool, 7>& wanted, std::array<Tensor, 7>& found) {
-  if (!input_.is_cuda() || grad_output.numel() == 0 || input_.numel() == 0) return false;
+  if (!input_.is_cuda() || input_.scalar_type() == at::kDouble) return false;
+  if (grad_output.numel() == 0 || input_.numel() == 0) return false;
   if (!may_use_tensor_cores(dtype_of(op, input_))) return false;
   const c10::cuda::CUDAGuard guard(input_.device());
   const Tensor input = dense(input_);

@@ -57,7 +57,9 @@ class NormWeightGradient(ctypes.Structure):
 
 @dataclasses.dataclass(frozen=True)
 class NormProblem(Problem):
-    """`transposed` takes the convolution the other way round; `offset` moves the input's mean away from zero."""
+    """`transposed` takes the convolution the other way round; `offset` moves the input's mean away from zero; the input
+    and the output that a gradient reads start `shift` elements past 16 bytes.
+    """
 
     transposed: bool = False
     norm: bool = True
@@ -65,6 +67,7 @@ class NormProblem(Problem):
     statistics: bool = True
     norm_activation: str | None = "leaky_relu"
     offset: float = 0.0
+    shift: int = 0
 
     def convolve(self, source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         if not self.transposed:
@@ -167,7 +170,7 @@ class NormProblem(Problem):
             "d_x": made["x"],
             **{f"d_{name}": torch.empty(channels) for name in ("mean", "var", "norm_weight", "norm_bias")},
         }
-        filled = {name: Guarded(value) for name, value in made.items()}
+        filled = {name: Guarded(value, offset=self.shift if name == "x" else 0) for name, value in made.items()}
         return filled | {name: Guarded(value, fill=False) for name, value in like.items()}
 
     def run_norm_forward(self, library: Library) -> dict[str, torch.Tensor]:
@@ -187,7 +190,7 @@ class NormProblem(Problem):
     def run_norm_gradient(self, library: Library, y: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradients of the input and of the normalisation, from the output `y` and its mean as forward gave them."""
         made = self.make()
-        buffers = self.buffers(made) | {"kept": Guarded(y), "kept_mean": Guarded(mean)}
+        buffers = self.buffers(made) | {"kept": Guarded(y, offset=self.shift), "kept_mean": Guarded(mean)}
         params = self.gather_params(buffers["grad"], buffers["weight"], None, buffers["d_x"])
         norm = self.norm_struct(buffers)
         fused = NormGradient(self.statistics_struct(buffers), norm)
@@ -207,7 +210,7 @@ class NormProblem(Problem):
     def run_norm_weight(self, library: Library, y: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:
         """The weight's gradient, whose operands are normalised and corrected as they are loaded."""
         made = self.make()
-        buffers = self.buffers(made) | {"kept": Guarded(y), "kept_mean": Guarded(mean)}
+        buffers = self.buffers(made) | {"kept": Guarded(y, offset=self.shift), "kept_mean": Guarded(mean)}
         buffers["d_weight"] = Guarded(made["weight"], fill=False)
         params, fused = WeightParams(geometry=self.geometry()), NormWeightGradient()
         x_side, grad_side = ("grad_output", "input") if self.transposed else ("input", "grad_output")

@@ -184,6 +184,18 @@ def test_every_legal_schedule_gives_the_same_bits(
     weight_library.configure()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=IDS)
+@pytest.mark.parametrize("statistics", [True, False])
+def test_tensors_that_do_not_start_on_16_bytes_are_read_by_element(
+    library: Library, weight_library: Library, dtype: torch.dtype, statistics: bool
+) -> None:
+    problem = NormProblem(c_in=16, c_out=24, h=6, w=5, dtype=dtype, statistics=statistics, shift=1)
+    _, expected = problem.reference()
+    found = problem.run_norm_gradient(library, *kept(problem, expected))
+    found |= problem.run_norm_weight(weight_library, *kept(problem, expected))
+    assert_small(found, expected, dtype)
+
+
 def test_nan_of_one_pixel_reaches_the_statistics_of_every_channel(library: Library) -> None:
     problem = NormProblem(c_in=8, c_out=8, norm=False)
     made = problem.make()

@@ -210,6 +210,19 @@ def test_nan_and_infinity_propagate(impl):
     assert found.output[:, :, 0:3, 0:3].isnan().all() and found.mean.isnan().all() and found.var.isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "change"), [("output_mean", {"mean": torch.zeros(4)}), ("grad_mean", {"grad": torch.zeros(6)})]
+)
+def test_the_gradient_refuses_statistics_of_other_channels(name, change):
+    x, weight, output = torch.randn(2, 4, 6, 6), torch.randn(5, 4, 3, 3), torch.randn(2, 5, 4, 4)
+    mean, grad = change.get("mean", torch.zeros(5)), change.get("grad", torch.zeros(5))
+    rest = ((1, 1), (0, 0), (0, 0), (1, 1), 1, "zeros", False, True, [True] * 7)
+    with pytest.raises(ValueError, match=rf"norm_conv2d_backward: expected {name} of shape \(5\)"):
+        torch.ops.genlab.norm_conv2d_backward(
+            output, grad, None, output, mean, x, *(None,) * 4, 0.0, None, 0.0, weight, *rest
+        )
+
+
 X, W, NORM = torch.randn(2, 4, 6, 6), torch.randn(5, 4, 3, 3), InputNorm(torch.zeros(4), torch.ones(4))
 REFUSALS = {
     "mean": ((X, NORM._replace(mean=torch.zeros(5)), W), {}, ValueError, r"norm\.mean of shape \(4,\), got \(5\)"),

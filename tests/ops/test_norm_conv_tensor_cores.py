@@ -64,6 +64,14 @@ def test_values_and_gradients(size, kernel, arguments, dtype):
     check(ops.norm_conv2d, made(size, kernel, arguments, dtype), arguments)
 
 
+def test_float64_runs_as_a_sequence():
+    tensors = [t.detach().double().requires_grad_() for t in made((2, 16, 9, 9), (24, 3), {}, torch.float32)]
+    found = results(ops.norm_conv2d, [t.detach().cuda().requires_grad_() for t in tensors], {"padding": 1}, "native")
+    exact = results(ops.norm_conv2d, tensors, {"padding": 1}, "reference")
+    for a, e in zip(found, exact, strict=True):
+        torch.testing.assert_close(a.cpu(), e, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_transposed(dtype):
     arguments = {"stride": 2, "padding": 1}

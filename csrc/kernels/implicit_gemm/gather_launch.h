@@ -154,6 +154,11 @@ inline bool takes_vectors(const GatherGemmParams& p, DType dtype) {
   return whole_chunks(p.source, p.source_stride, p.source_channels, element_bytes(dtype));
 }
 
+// The second tensor of a gradient is copied in the same chunks.
+inline bool takes_vectors(const FusedGatherParams& p, DType dtype) {
+  return takes_vectors(static_cast<const GatherGemmParams&>(p), dtype) && are_aligned({p.transform.second});
+}
+
 template <Fusion kFusion>
 void run_gather(
     GatherParams<kFusion>& p, int phases_h, DType dtype, const PackParams* pack, void* workspace, ConvTile tile,
@@ -162,6 +167,7 @@ void run_gather(
   const bool vector_source = takes_vectors(p, dtype);
   if (tile == ConvTile::kAuto) tile = chosen_tile(p, phases_h, vector_source);
   p.vector_store = whole_chunks(p.result, p.result_stride, p.result_channels, bytes);
+  if constexpr (kFusion != Fusion::kNone) p.vector_store = p.vector_store && are_aligned({p.input});  // read beside the store
   with_element(dtype, [&](auto element) {
     using T = decltype(element);
     if (pack != nullptr) {

@@ -126,7 +126,11 @@ inline std::size_t weight_workspace(const Conv2dBackwardWeightParams& params) {
 template <bool kFused>
 void run_weight_gemm(
     const Conv2dBackwardWeightParams& params, WeightParams<kFused>& p, void* workspace, ConvTile tile, CUstream_st* stream) {
-  const bool vector = is_vector(params);
+  bool vector = is_vector(params);
+  if constexpr (kFused) {
+    vector = vector && are_aligned({p.grad_output_transform.second, p.input_transform.second});
+    if (!vector && tile == ConvTile::kAuto) tile = ConvTile::k64x64;
+  }
   const Conv2dGeometry& g = params.geometry;
   const WeightPlan plan = plan_of(params, tile);
   if (plan.tile == ConvTile::k128x128 && !vector) {
