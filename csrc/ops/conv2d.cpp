@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string_view>
@@ -30,6 +31,23 @@ using at::Tensor;
 // The Winograd kernels take and give channels_last only.
 bool takes_winograd(const Tensor& tensor, const Conv2dGeometry& geometry) {
   return tensor.is_cpu() && cpu::winograd_serves(geometry);
+}
+
+// In bfloat16 a 3x3 kernel is quicker through the fp32 Winograd kernels, which need a quarter of the products at half the
+// rate, than through bfloat16 products, once the conversions are paid back (measured, see genlab/ops/tuning.py); what they
+// sum is rounded once, as there.
+bool takes_widened_winograd(const Tensor& tensor, Conv2dGeometry g) {
+  constexpr int64_t kLeastChannels = 64, kLeastTiles = 64, kTile = 4;
+  if (tensor.scalar_type() != at::kBFloat16 || g.kh != 3 || std::min(g.c_in, g.c_out) < kLeastChannels) return false;
+  if (g.n * ((g.h_out + kTile - 1) / kTile) * ((g.w_out + kTile - 1) / kTile) < kLeastTiles) return false;
+  g.dtype = DType::kFloat32;
+  return takes_winograd(tensor, g);
+}
+
+Tensor widened(const Tensor& tensor) { return tensor.to(at::kFloat); }
+
+std::optional<Tensor> widened(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(widened(*tensor)) : std::nullopt;
 }
 
 Tensor to_channels_last(const Tensor& tensor) { return tensor.contiguous(at::MemoryFormat::ChannelsLast); }
@@ -93,6 +111,12 @@ Tensor conv2d(
   p.activation = activation_of(op, activation);
   p.negative_slope = negative_slope;
   const Tensor bias_values = checked_bias(op, bias, input, g.c_out);
+  if (takes_widened_winograd(input, g)) {
+    const Tensor wide = conv2d(
+        widened(input), widened(weight), widened(bias), stride, padding, dilation, groups, padding_mode, activation,
+        negative_slope);
+    return wide.to(at::kBFloat16);
+  }
   GatherCall call(input, weight, bias_values, g, {g.n, g.c_out, g.h_out, g.w_out});
   call.enter(p.input, p.input_stride, p.weight, p.weight_stride, p.bias, p.output, p.output_stride);
   if (call.winograd) {
@@ -124,6 +148,11 @@ Tensor conv2d_backward_input(
   const char* op = "conv2d_backward_input";
   Conv2dBackwardInputParams p =
       backward_input_problem(op, grad_output, weight, input_size, stride, padding, dilation, groups, padding_mode);
+  if (takes_widened_winograd(grad_output, p.geometry)) {
+    const Tensor wide = conv2d_backward_input(
+        widened(grad_output), widened(weight), input_size, stride, padding, dilation, groups, padding_mode);
+    return wide.to(at::kBFloat16);
+  }
   return run_backward_input(p, grad_output, weight, Tensor());
 }
 
@@ -134,6 +163,12 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(
   Conv2dBackwardWeightParams p =
       backward_weight_problem(op, grad_output, input, kernel_size, stride, padding, dilation, groups, padding_mode);
   const Conv2dGeometry& g = p.geometry;
+  if (takes_widened_winograd(input, g)) {
+    const auto [wide, sums] = conv2d_backward_weight(
+        widened(grad_output), widened(input), kernel_size, stride, padding, dilation, groups, padding_mode, with_bias,
+        channels_last);
+    return {wide.to(at::kBFloat16), sums.to(at::kBFloat16)};
+  }
   const bool winograd = takes_winograd(input, g);
   const Tensor gradient = winograd ? to_channels_last(grad_output) : grad_output;
   const Tensor source = winograd ? to_channels_last(input) : input;
@@ -165,6 +200,12 @@ Tensor conv_transpose2d(
   Conv2dBackwardInputParams p = transpose_problem(op, input, weight, stride, padding, output_padding, groups, dilation);
   p.activation = activation_of(op, activation);
   p.negative_slope = negative_slope;
+  if (takes_widened_winograd(input, p.geometry)) {
+    const Tensor wide = conv_transpose2d(
+        widened(input), widened(weight), widened(bias), stride, padding, output_padding, groups, dilation, activation,
+        negative_slope);
+    return wide.to(at::kBFloat16);
+  }
   return run_backward_input(p, input, weight, checked_bias(op, bias, input, p.geometry.c_in));
 }
 

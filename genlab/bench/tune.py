@@ -22,7 +22,7 @@ from genlab.bench.cases import Case, make_cases
 from genlab.bench.measure import TORCH_DTYPES, ForeignLoad, alternate
 from genlab.bench.op import OpSettings
 from genlab.bench.variants import CHANNELS_LAST, CONTIGUOUS, TOLERANCE, Variant
-from genlab.ops import measured
+from genlab.ops import implementation, measured
 from genlab.ops.measured import Entry
 
 TUNED = ("conv2d", "conv_transpose2d", "batch_norm_act", "instance_norm_act")
@@ -67,6 +67,8 @@ def tune(settings: OpSettings, progress: Callable[[int, int], None] | None = Non
             for layout in (CONTIGUOUS, CHANNELS_LAST):
                 for training in (False, True):
                     outcome = compare(case, layout, training, settings, load)
+                    if outcome is None:
+                        continue
                     kept = outcomes.get(outcome.entry.key)
                     # Two layers of one class: native must win at both.
                     if kept is None or outcome.entry.ratio < kept.entry.ratio:
@@ -76,8 +78,8 @@ def tune(settings: OpSettings, progress: Callable[[int, int], None] | None = Non
     return list(outcomes.values()), left_out
 
 
-def compare(case: Case, layout: str, training: bool, settings: OpSettings, load: ForeignLoad) -> Outcome:
-    """Times one shape, layout and use of an op."""
+def compare(case: Case, layout: str, training: bool, settings: OpSettings, load: ForeignLoad) -> Outcome | None:
+    """Times one shape, layout and use of an op; None where a rule mixes or multiplies, which the table cannot say."""
     kind = torch.device(settings.device).type
     masters = contenders.make_masters(case, settings.dtype, settings.seed)
     tensors = contenders.place(case, Variant("", None, layout), masters, settings.dtype, settings.device)
@@ -86,6 +88,8 @@ def compare(case: Case, layout: str, training: bool, settings: OpSettings, load:
         tensors[index].requires_grad_()
     calls: dict[Any, Callable[[], list[Tensor]]] = {}
     with torch.set_grad_enabled(training):
+        if implementation.choose(case.op, "auto", tensors[0], *shape_of_call(case, tensors)) in ("matmul", "mixed"):
+            return None
         shape_class = class_of_call(case, tensors)
         grad_output = torch.randn_like(case.peer(*tensors)) if training else None
         for impl in ("native", "torch"):
@@ -114,12 +118,16 @@ def compare(case: Case, layout: str, training: bool, settings: OpSettings, load:
 
 def class_of_call(case: Case, tensors: list[Tensor]) -> str:
     """The class that the op asks the table for when it is given these tensors."""
+    return measured.shape_class_of(case.op, tensors[0], shape_of_call(case, tensors))
+
+
+def shape_of_call(case: Case, tensors: list[Tensor]) -> tuple[Any, ...]:
+    """What the op tells `implementation.choose` beside its input."""
     layer = case.layer
     if layer is None:
-        return measured.shape_class_of(case.op, tensors[0], ())
+        return ()
     grid = (layer.h, layer.w) if layer.transposed else layer.output
-    rest = (tensors[1], (layer.s,) * 2, (layer.p,) * 2, (1, 1), 1, layer.padding_mode, grid)
-    return measured.shape_class_of(case.op, tensors[0], rest)
+    return (tensors[1], (layer.s,) * 2, (layer.p,) * 2, (1, 1), 1, layer.padding_mode, grid)
 
 
 def _call(

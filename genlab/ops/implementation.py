@@ -5,7 +5,8 @@ torch       the calls a PyTorch user would write
 reference   the definition written out in plain torch, for checks
 mixed       only chosen by auto: torch's forward and input gradient, the native weight gradient (conv_mixed.py)
 matmul      only chosen by auto: a convolution that is one matrix product, through torch's (conv_matmul.py)
-auto        what was measured to be quicker for calls of this class (measured.py), else the row of `RULES` that fits
+auto        matmul or mixed where `RULES` say so, else what was measured to be quicker for calls of this class
+            (measured.py), else the row of `RULES` that fits
 """
 
 from __future__ import annotations
@@ -81,11 +82,13 @@ RULES = (
     Rule("conv1d", "cuda", "torch", _CUDNN),
     Rule("conv2d", "cpu", "matmul", _MATMUL, CPU_DTYPES, conv_matmul.is_product),
     Rule("conv2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
+    Rule("conv2d", "cpu", "native", tuning.widened_summary(), (torch.bfloat16,), tuning.widened_wins),
     Rule("conv2d", "cpu", "mixed", tuning.mixed_summary(), (torch.bfloat16,), tuning.mixed_wins),
     Rule("conv2d", "cpu", "torch", _ONEDNN),
     Rule("conv2d", "cuda", "torch", _CUDNN),
     Rule("conv_transpose2d", "cpu", "matmul", _MATMUL, CPU_DTYPES, conv_matmul.is_product),
     Rule("conv_transpose2d", "cpu", "native", tuning.winograd_summary(), (torch.float32,), tuning.winograd_wins),
+    Rule("conv_transpose2d", "cpu", "native", tuning.widened_summary(), (torch.bfloat16,), tuning.widened_wins),
     Rule("conv_transpose2d", "cpu", "mixed", tuning.mixed_summary(), (torch.bfloat16,), tuning.mixed_wins),
     Rule("conv_transpose2d", "cpu", "torch", _ONEDNN),
     Rule("conv_transpose2d", "cuda", "torch", _CUDNN),
@@ -170,10 +173,11 @@ def choose(op: str, impl: str, input: Tensor, *shape: Any) -> str:
     device = input.device.type
     dtype = input.dtype if op in NOT_AUTOCAST else effective_dtype(input)
     if impl == "auto":
-        impl = _measured_choice(op, device, dtype, input, shape) if shape else None
-        if impl is None:
-            rule = _rule(op, device, dtype, input, shape)
-            impl = "torch" if rule is None else rule.choice
+        rule = _rule(op, device, dtype, input, shape)
+        impl = "torch" if rule is None else rule.choice
+        # The table knows native and torch as wholes: a rule that takes the better of each beats both.
+        if shape and impl not in ("matmul", "mixed"):
+            impl = _measured_choice(op, device, dtype, input, shape) or impl
     if impl == "native":
         _require_native(op, device, dtype)
     return impl

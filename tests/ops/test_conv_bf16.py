@@ -200,8 +200,8 @@ def test_auto_is_torch_without_the_library(monkeypatch):
 def test_describe_names_the_mixed_class():
     for op in ("conv2d", "conv_transpose2d"):
         (row,) = [r for r in ops.describe() if (r.op, r.device, r.dtype) == (op, "cpu", "bfloat16")]
-        assert row.auto == "torch" and row.elsewhere == ("matmul", "mixed")
-        assert tuning.mixed_summary() in row.reason
+        assert row.auto == "torch" and row.elsewhere == ("matmul", "native", "mixed")
+        assert tuning.mixed_summary() in row.reason and tuning.widened_summary() in row.reason
 
 
 def run_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, impl: str) -> Tensor:

@@ -205,8 +205,44 @@ def test_auto_takes_them_at_the_shapes_of_the_table_and_nowhere_else():
     assert chosen(draw(1, 512, 12, 12), draw(512, 512, 3, 3)) == "torch"  # nine tiles
     assert chosen(draw(1024, 64, 5, 5), draw(64, 64, 3, 3)) == "torch"  # tiles that are mostly empty
     assert chosen(large.double(), draw(64, 64, 3, 3)) == "torch"
+
+
+def test_auto_widens_bfloat16_at_3x3_where_the_conversions_are_paid_back(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    large, weight = draw(4, 64, 32, 32).bfloat16(), draw(64, 64, 3, 3).bfloat16()
+    assert chosen(large, weight) == "native"
+    assert chosen(large, weight, mode="reflect") == "native"
+    assert chosen(large.contiguous(), weight) == "torch"
+    assert chosen(draw(4, 32, 64, 64).bfloat16(), draw(32, 32, 3, 3).bfloat16()) == "torch"  # too few channels
+    assert chosen(draw(3, 256, 16, 16).bfloat16(), draw(256, 256, 3, 3).bfloat16()) == "torch"  # 48 tiles
+    assert chosen(large, draw(64, 64, 4, 4).bfloat16(), stride=2) == "torch"
     with torch.autocast("cpu", torch.bfloat16):
-        assert chosen(large, draw(64, 64, 3, 3)) == "torch"
+        assert chosen(large.float(), weight.float()) == "native"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert chosen(large, weight) == "torch"
+
+
+@pytest.mark.parametrize("activation", [None, "leaky_relu"])
+@pytest.mark.parametrize("layout", [LAST, CONTIGUOUS], ids=["channels_last", "contiguous"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_bfloat16_at_3x3_is_the_float32_result_rounded_once(mode, layout, activation):
+    tensors = [draw(4, 64, 18, 15, layout=layout), draw(80, 64, 3, 3, seed=1), draw(80, seed=2)]
+    narrow = [t.bfloat16().requires_grad_() for t in tensors]
+    wide = [t.detach().float().requires_grad_() for t in narrow]
+    grad = draw(4, 80, 18, 15, seed=3).bfloat16()
+    options = {"padding": 1, "padding_mode": mode, "activation": activation, "impl": "native"}
+    found, expected = ops.conv2d(*narrow, **options), ops.conv2d(*wide, **options)
+    assert torch.equal(found, expected.bfloat16()) and found.stride() == expected.stride()
+    if activation is None:  # an activation's gradient is judged by the rounded output
+        found_gradients = torch.autograd.grad(found, narrow, grad)
+        for one, other in zip(found_gradients, torch.autograd.grad(expected, wide, grad.float()), strict=True):
+            assert torch.equal(one, other.bfloat16()) and one.stride() == other.stride()
+
+
+def test_bfloat16_transposed_3x3_is_the_float32_result_rounded_once():
+    x, weight = draw(4, 64, 18, 15).bfloat16(), draw(64, 80, 3, 3, seed=1).bfloat16()
+    found = ops.conv_transpose2d(x, weight, padding=1, impl="native")
+    assert torch.equal(found, ops.conv_transpose2d(x.float(), weight.float(), padding=1, impl="native").bfloat16())
 
 
 def test_auto_and_native_are_the_same_bits_and_torch_is_not():
