@@ -97,12 +97,13 @@ class DataConfig(Section):
 class OptimizerConfig(Section):
     """One optimiser. Defaults are DCGAN's (Radford et al. 2016, section 4)."""
 
-    name: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    name: Literal["adagrad", "adam", "adamw", "rmsprop", "sgd"] = "adam"
     lr: float = Field(2e-4, gt=0, description="learning rate")
     betas: tuple[float, float] = Field((0.5, 0.999), description="Adam's decay rates, each in [0, 1)")
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.0, ge=0, lt=1, description="of rmsprop and sgd")
+    nesterov: bool = Field(False, description="sgd: momentum looks ahead; needs momentum above 0")
     alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop's smoothing constant")
 
     @field_validator("betas")
@@ -111,6 +112,12 @@ class OptimizerConfig(Section):
         if not all(0 <= beta < 1 for beta in value):
             raise ValueError("expected two numbers in [0, 1)")
         return value
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError(f"nesterov: expected sgd with momentum above 0, got {self.name} with {self.momentum:g}")
+        return self
 
 
 class ScheduleConfig(Section):
@@ -255,7 +262,7 @@ def apply_overrides(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any
             if child is None:
                 child = node[part] = {}
             if not isinstance(child, dict):
-                raise ConfigError(f"override {override!r}: {'.'.join(parts[:depth + 1])} is a value, not a section")
+                raise ConfigError(f"override {override!r}: {'.'.join(parts[: depth + 1])} is a value, not a section")
             node = child
         node[parts[-1]] = value
     return result

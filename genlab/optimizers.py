@@ -13,7 +13,7 @@ from genlab.config import OptimizerConfig
 def build_optimizer(config: OptimizerConfig, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
     """The optimiser that `config` describes over `parameters`, frozen ones included (they are skipped while frozen).
 
-    Adam, AdamW and SGD run as one fused kernel per step, on the CPU too.
+    Adam, AdamW, AdaGrad and SGD run as one fused kernel per step, on the CPU too.
     """
     parameters = list(parameters)
     common = {"lr": config.lr, "weight_decay": config.weight_decay}
@@ -22,4 +22,6 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[Parameter]) ->
         return kind(parameters, betas=config.betas, eps=config.eps, fused=True, **common)
     if config.name == "rmsprop":
         return torch.optim.RMSprop(parameters, alpha=config.alpha, eps=config.eps, momentum=config.momentum, **common)
-    return torch.optim.SGD(parameters, momentum=config.momentum, fused=True, **common)
+    if config.name == "adagrad":
+        return torch.optim.Adagrad(parameters, eps=config.eps, fused=True, **common)
+    return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=config.nesterov, fused=True, **common)

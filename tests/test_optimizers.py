@@ -14,6 +14,7 @@ from genlab.optimizers import build_optimizer
 from genlab.trainers.state import flatten_optimizer_state, restore_optimizer_state
 
 TORCH = {
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01, eps=1e-6, weight_decay=0.1),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.5, 0.9), eps=1e-6, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.5, 0.9), eps=1e-6, weight_decay=0.1),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, eps=1e-6, weight_decay=0.1, momentum=0.3),
@@ -46,6 +47,23 @@ def test_steps_are_those_of_torch_with_the_same_settings(name):
     for a, b in zip(mine.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
     assert not torch.equal(mine[0].weight, network()[0].weight)
+
+
+def test_nesterovs_momentum_is_torchs_and_needs_momentum():
+    mine, plain = network(), network()
+    config = OptimizerConfig(name="sgd", lr=0.01, momentum=0.9, nesterov=True)
+    pairs = [
+        (mine, build_optimizer(config, mine.parameters())),
+        (plain, torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, nesterov=True)),
+    ]
+    for number in range(4):
+        for module, optimizer in pairs:
+            step(module, optimizer, number)
+    for a, b in zip(mine.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    for settings in ({"name": "sgd"}, {"name": "adam", "momentum": 0.9}):
+        with pytest.raises(ValueError, match="nesterov: expected sgd with momentum above 0"):
+            OptimizerConfig(nesterov=True, **settings)
 
 
 @pytest.mark.parametrize("name", TORCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from genlab.data.base import ImageDataset
@@ -74,6 +75,8 @@ class ChosenSamples(ImageDataset):
         )
         self.kind, self.in_memory = dataset.kind, dataset.in_memory
         self._dataset, self.indices = dataset, np.asarray(indices, dtype=np.int64)
+        labels = getattr(dataset, "labels", None)
+        self.labels: Tensor | None = None if labels is None else labels[torch.from_numpy(self.indices)]
 
     def __len__(self) -> int:
         return len(self.indices)

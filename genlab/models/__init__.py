@@ -12,15 +12,21 @@ from genlab.models.conditional import (
     ConditionalMlpGenerator,
     ProjectionMlpDiscriminator,
 )
+from genlab.models.context_net import ContextNet
 from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
+from genlab.models.googlenet import GoogLeNet
 from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
+from genlab.models.lenet import LeNet5, SmallCnn
 from genlab.models.mlp import MlpDiscriminator, MlpGenerator
+from genlab.models.mobilenet import MobileNet, MobileNetV2
 from genlab.models.patchgan import PatchDiscriminator
 from genlab.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
+from genlab.models.resnet import ResNet
 from genlab.models.sgan import SganConvGenerator, SganDiscriminator, SganMlpGenerator
 from genlab.models.unet import UnetGenerator
 from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
+from genlab.models.vgg import AlexNet, Vgg
 from genlab.models.wgan_gp_resnet import WganGpCritic, WganGpGenerator
 from genlab.registry import Registry
 
@@ -53,3 +59,12 @@ MODELS.register("progressive_discriminator")(ProgressiveDiscriminator)
 MODELS.register("sgan_mlp_generator")(SganMlpGenerator)
 MODELS.register("sgan_conv_generator")(SganConvGenerator)
 MODELS.register("sgan_discriminator")(SganDiscriminator)
+MODELS.register("lenet5")(LeNet5)
+MODELS.register("small_cnn")(SmallCnn)
+MODELS.register("alexnet")(AlexNet)
+MODELS.register("vgg")(Vgg)
+MODELS.register("googlenet")(GoogLeNet)
+MODELS.register("resnet")(ResNet)
+MODELS.register("mobilenet")(MobileNet)
+MODELS.register("mobilenet_v2")(MobileNetV2)
+MODELS.register("context")(ContextNet)

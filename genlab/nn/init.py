@@ -31,3 +31,39 @@ def normal_init(module: nn.Module, std: float = 0.02, generator: torch.Generator
         if child.bias is not None:
             nn.init.zeros_(child.bias)
     return module
+
+
+SCHEMES = ("lecun", "xavier", "he", "zero", "constant")
+
+
+def initialize(
+    module: nn.Module, scheme: str, *, value: float = 0.01, generator: torch.Generator | None = None
+) -> nn.Module:
+    """Initial weights of every convolution and linear layer by the layers' sizes; every bias 0, normalisations kept.
+
+    Args:
+        module: changed in place and returned.
+        scheme: variance of normal weights with n inputs and m outputs of a unit. "lecun": 1 / n (LeCun et al. 1998,
+            "Efficient BackProp", section 4.6); "xavier": 2 / (n + m) (Glorot and Bengio 2010, equation 12, there
+            uniform); "he": 2 / n (He et al. 2015, equation 10). "zero" and "constant" give all units of a layer the
+            same gradient, so that they stay alike.
+        value: of every weight with "constant".
+        generator: source of the draws; None is torch's global one.
+
+    Raises:
+        ValueError: an unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"initialize: expected {', '.join(SCHEMES)}, got {scheme!r}")
+    for child in module.modules():
+        if not isinstance(child, (_ConvNd, nn.Linear)):
+            continue
+        fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(child.weight)
+        if scheme == "zero" or scheme == "constant":
+            nn.init.constant_(child.weight, value if scheme == "constant" else 0.0)
+        else:
+            variance = {"lecun": 1 / fan_in, "xavier": 2 / (fan_in + fan_out), "he": 2 / fan_in}[scheme]
+            nn.init.normal_(child.weight, 0.0, variance**0.5, generator=generator)
+        if child.bias is not None:
+            nn.init.zeros_(child.bias)
+    return module

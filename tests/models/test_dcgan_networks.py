@@ -68,4 +68,4 @@ def test_every_network_of_the_package_is_registered():
         members = vars(importlib.import_module(f"genlab.models.{module.name}")).values()
         found |= {m for m in members if isinstance(m, type) and issubclass(m, nn.Module) and m.__name__.endswith(kinds)}
     assert len(found) >= 28
-    assert found == {MODELS.get(name) for name in MODELS}
+    assert found <= {MODELS.get(name) for name in MODELS}

@@ -1,0 +1,156 @@
+"""Classifiers by the name that `model.network` says, each at its paper's size and in a form for small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from genlab.config import Section
+from genlab.models.context_net import ContextNet
+from genlab.models.googlenet import GoogLeNet
+from genlab.models.lenet import Convolution, LeNet5, SmallCnn
+from genlab.models.mobilenet import MobileNet, MobileNetV2
+from genlab.models.resnet import ResNet
+from genlab.models.vgg import AlexNet, Vgg
+from genlab.nn import init
+from genlab.nn.dropout import exchange_dropout
+from genlab.registry import Registry, nearest
+
+Shape = tuple[int, int, int]
+SMALL_BELOW = 64  # pixels; the large forms would leave less than 2x2 of such a picture
+
+
+class ClassifierModelConfig(Section):
+    """Which network classifies, its form, and what is put into it; each network uses the sizes that it has."""
+
+    network: str = Field("small_cnn", description="`genlab list networks` shows them")
+    form: Literal["auto", "large", "small"] = Field(
+        "auto", description="small: the stem for 32 px; auto: small below 64 px"
+    )
+    base_channels: int | None = Field(
+        None, ge=1, le=1024, description="of the first stage (small_cnn, resnet, context)"
+    )
+    stages: int = Field(3, ge=1, le=6, description="halvings of small_cnn")
+    convolution: Convolution = Field("plain", description="of small_cnn: plain, factorized or separable")
+    width: float = Field(1.0, gt=0, le=4, description="factor on the channels of mobilenet")
+    batch_norm: bool = Field(False, description="behind each convolution of vgg")
+    squeeze: bool = Field(False, description="squeeze-and-excitation in every block of resnet and resnext")
+    auxiliary: bool = Field(False, description="googlenet's two heads in the middle")
+    dropout: float | None = Field(None, ge=0, lt=1, description="probability; null: the paper's")
+    dropout_kind: Literal["dropout", "spatial", "gaussian", "annealed", "drop_connect", "max_pool"] | None = Field(
+        None, description="another kind in its place; null: the network's own"
+    )
+    init: Literal["own", "lecun", "xavier", "he", "zero", "constant"] = Field(
+        "own", description="initial weights; own: the network's, zero and constant to show why not"
+    )
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, value: str) -> str:
+        if value not in CLASSIFIERS:
+            guess = nearest(value, CLASSIFIERS.names())
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise ValueError(f"expected one of {', '.join(CLASSIFIERS.names())}{hint}")
+        return value
+
+
+@dataclass(frozen=True)
+class ClassifierNetwork:
+    """How a network is built.
+
+    Attributes:
+        build: (shape of a picture, number of classes, whether small, the config) -> network to logits.
+        least: pixels of the shorter side that its large and its small form need.
+    """
+
+    build: Callable[[Shape, int, bool, Any], nn.Module]
+    least: tuple[int, int] = (1, 1)
+
+
+def build_classifier(shape: Shape, num_classes: int, model: ClassifierModelConfig) -> nn.Module:
+    """The network that `model` describes, from pictures (N, C, H, W) to logits (N, num_classes).
+
+    Raises:
+        ValueError: pictures smaller than the network's field allows, or a kind of dropout that it has no place for.
+    """
+    entry = CLASSIFIERS.get(model.network)
+    side = min(shape[1:])
+    small = model.form == "small" or (model.form == "auto" and side < SMALL_BELOW)
+    least = entry.least[1 if small else 0]
+    if side < least:
+        raise ValueError(
+            f"expected pictures of at least {least} px, as its convolutions and poolings leave nothing of smaller "
+            f"ones, got {shape[1]}x{shape[2]}; raise data.image_size"
+        )
+    network = entry.build(shape, num_classes, small, model)
+    if model.init != "own":
+        init.initialize(network, model.init)
+    if model.dropout_kind is not None:
+        exchange_dropout(network, model.dropout_kind, model.dropout)
+    return network
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """The settings that are not left to the network."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _small_cnn(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    sizes = _given(base_channels=model.base_channels, dropout=model.dropout)
+    return SmallCnn(shape, classes, stages=model.stages, convolution=model.convolution, **sizes)
+
+
+def _lenet(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    return LeNet5(shape, classes)
+
+
+def _alexnet(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    return AlexNet(shape[0], classes, small=small, **_given(dropout=model.dropout))
+
+
+def _vgg(depth: int, shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    settings = _given(dropout=model.dropout)
+    return Vgg(depth, shape[0], classes, batch_norm=model.batch_norm, small=small, **settings)
+
+
+def _googlenet(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    settings = _given(dropout=model.dropout)
+    return GoogLeNet(shape[0], classes, small=small, auxiliary=model.auxiliary, **settings)
+
+
+def _resnet(
+    depth: int, groups: int, width: int, shape: Shape, classes: int, small: bool, model: ClassifierModelConfig
+) -> nn.Module:
+    return ResNet(
+        depth, shape[0], classes, small=small, groups=groups, group_width=width, squeeze=model.squeeze,
+        **_given(base_channels=model.base_channels),
+    )  # fmt: skip
+
+
+def _mobilenet(kind: type[nn.Module], shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> Any:
+    return kind(shape[0], classes, width=model.width, small=small, **_given(dropout=model.dropout))
+
+
+def _context(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    return ContextNet(shape[0], classes, **_given(base_channels=model.base_channels, dropout=model.dropout))
+
+
+CLASSIFIERS: Registry[ClassifierNetwork] = Registry("network")
+CLASSIFIERS.register("lenet5")(ClassifierNetwork(_lenet, (28, 28)))
+CLASSIFIERS.register("small_cnn")(ClassifierNetwork(_small_cnn, (4, 4)))
+CLASSIFIERS.register("alexnet")(ClassifierNetwork(_alexnet, (AlexNet.LEAST_SIDE, AlexNet.LEAST_SMALL_SIDE)))
+for _depth in (11, 13, 16, 19):
+    CLASSIFIERS.register(f"vgg{_depth}")(ClassifierNetwork(partial(_vgg, _depth), (Vgg.LEAST_SIDE,) * 2))
+CLASSIFIERS.register("googlenet")(ClassifierNetwork(_googlenet, (GoogLeNet.LEAST_SIDE, 1)))
+for _depth in (18, 34, 50, 101, 152):
+    CLASSIFIERS.register(f"resnet{_depth}")(ClassifierNetwork(partial(_resnet, _depth, 1, 64)))
+CLASSIFIERS.register("resnext50_32x4d")(ClassifierNetwork(partial(_resnet, 50, 32, 4)))
+CLASSIFIERS.register("resnext101_32x8d")(ClassifierNetwork(partial(_resnet, 101, 32, 8)))
+CLASSIFIERS.register("mobilenet")(ClassifierNetwork(partial(_mobilenet, MobileNet)))
+CLASSIFIERS.register("mobilenet_v2")(ClassifierNetwork(partial(_mobilenet, MobileNetV2)))
+CLASSIFIERS.register("context")(ClassifierNetwork(_context, (4, 4)))
