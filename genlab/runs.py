@@ -111,9 +111,9 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def sample_path(self, step: int, name: str = "") -> Path:
-        """`samples/step_00001000.png`, or with a name `samples/step_00001000_<name>.png`."""
-        return self.path / "samples" / f"step_{step:08d}{'_' * bool(name)}{name}.png"
+    def sample_path(self, step: int, name: str = "", suffix: str = ".png") -> Path:
+        """`samples/step_00001000.png`, or with a name `samples/step_00001000_<name>.png`; texts end in ".txt"."""
+        return self.path / "samples" / f"step_{step:08d}{'_' * bool(name)}{name}{suffix}"
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> RunDirectory:
@@ -171,10 +171,10 @@ class RunDirectory:
         self.log.truncate_after(step)
         self.metrics.truncate_after(step)
         with reporting_write_errors(self.path):
-            for picture in (self.path / "samples").glob("step_*.png"):
-                number = picture.stem[5:].partition("_")[0]
+            for sample in (self.path / "samples").glob("step_*.*"):
+                number = sample.stem[5:].partition("_")[0]
                 if number.isdigit() and int(number) > step:
-                    picture.unlink(missing_ok=True)
+                    sample.unlink(missing_ok=True)
             for later, checkpoint in list_checkpoints(self.checkpoints):
                 if later > step:
                     checkpoint.unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """Data sets by name, and the streams that feed them to training and evaluation.
 
 `build(config, split)` gives an `ImageDataset`; `BatchStream` draws training batches from it, `iterate` passes over it
-once in order. Samples are float32 in [-1, 1], (C, H, W). `check(path)` reports everything that is wrong with a folder
+once in order. Pictures are float32 in [-1, 1], (C, H, W); text is int64 tokens (`text_base`). `check(path)` reports everything that is wrong with a folder
 or archive of images. To add a set: one file with a builder under `@register`, imported below.
 """
 
 from genlab.data import cifar, digits, drawn, folders, idx, large_sets, pairs, points  # noqa: F401  (fills the catalogue)
+from genlab.data import text_corpora, text_pairs, text_sets  # noqa: F401  (fills the catalogue)
 from genlab.data.base import ImageDataset, evenly_spaced, require_labels
 from genlab.data.catalogue import DATASETS, DatasetRow, build, describe, register
 from genlab.data.checking import CheckReport, Finding, check

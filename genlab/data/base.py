@@ -105,9 +105,10 @@ class ImageDataset(Dataset):
     """Base of all data sets.
 
     Attributes:
-        kind: "images", "paired", "unpaired" or "points".
+        kind: "images", "paired", "unpaired", "points", or of text "sentences", "text", "sentence_pairs", "tagged",
+            "series".
         name, split: as built.
-        image_shape: (C, H, W), or (2,) for points.
+        image_shape: (C, H, W), (2,) for points, () for text, (D,) for series of D values.
         num_classes: number of labels, None without labels.
         class_names: their names in order of label, or None.
         fingerprint: hex digest of what the unvaried samples are, times of change of their files included; a key for

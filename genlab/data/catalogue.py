@@ -36,7 +36,7 @@ def register(
 
     Args:
         name: value of `data.name`.
-        kind: "images", "paired", "unpaired" or "points".
+        kind: as `ImageDataset.kind`.
         summary: what it is, for `genlab list datasets`.
         needs: what must be there before it can be built.
         splits: the parts it can be asked for.

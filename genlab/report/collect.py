@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class RunRecord:
     samples: list[tuple[int, Path]]  # rising steps
     pictures: dict[str, tuple[int, Path]]  # further pictures by name (codes, latents, ...), the last of each
     skipped_lines: int = 0
+    texts: list[tuple[int, Path]] = field(default_factory=list)  # rising steps
 
     @property
     def last_step(self) -> int:
@@ -100,15 +101,16 @@ def read_run(directory: Path) -> RunRecord:
         scores=[row for row in scores if isinstance(row.get("value"), (int, float)) and "name" in row],
         samples=find_samples(directory / "samples"),
         pictures=find_pictures(directory / "samples"),
+        texts=find_samples(directory / "samples", "txt"),
         skipped_lines=skipped + skipped_scores,
     )
 
 
-def find_samples(folder: Path) -> list[tuple[int, Path]]:
-    """(step, file) of every `step_<number>.png`, in the order of the steps."""
+def find_samples(folder: Path, ending: str = "png") -> list[tuple[int, Path]]:
+    """(step, file) of every `step_<number>.<ending>`, in the order of the steps."""
     found = []
-    for path in folder.glob("step_*.png") if folder.is_dir() else ():
-        match = re.fullmatch(r"step_(\d+)\.png", path.name)
+    for path in folder.glob(f"step_*.{ending}") if folder.is_dir() else ():
+        match = re.fullmatch(rf"step_(\d+)\.{ending}", path.name)
         if match:
             found.append((int(match.group(1)), path))
     return sorted(found)

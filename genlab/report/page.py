@@ -47,7 +47,7 @@ def render_report(record: RunRecord) -> str:
         facts=_facts(record),
         progress=_progress(record),
         events=_events(record),
-        samples=_samples(record),
+        samples=_samples(record) + _texts(record),
         scores=_scores(record),
         pictures=_pictures(record),
         curves=_curves(record),
@@ -133,6 +133,16 @@ def _samples(record: RunRecord) -> str:
         f'<section><h2>Samples over time</h2><div class="card samples"><p class="note">{note}</p>'
         f'<div class="frames">{images}</div>{controls}</div></section>'
     )
+
+
+def _texts(record: RunRecord) -> str:
+    """What the model wrote: the last text whole, the ones before it folded away."""
+    blocks = []
+    for number, (step, path) in enumerate(reversed(record.texts[-MAX_FRAMES:])):
+        text = escape(path.read_text(encoding="utf-8", errors="replace").rstrip())
+        shown = " open" if number == 0 else ""
+        blocks.append(f"<details{shown}><summary>step {step:,}</summary><pre>{text}</pre></details>")
+    return f'<section><h2>Written</h2><div class="card">{"".join(blocks)}</div></section>' if blocks else ""
 
 
 def _inline(png: bytes) -> str:

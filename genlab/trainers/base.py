@@ -7,7 +7,7 @@ checkpoints) is in `genlab.trainers.loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,6 +59,19 @@ class Picture:
 
     images: Tensor
     columns: int | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A text that a training writes: sentences of a language model, translations beside their source.
+
+    Attributes:
+        text: any number of lines.
+        name: distinguishes a second text of the same step; "" for the first.
+    """
+
+    text: str
     name: str = ""
 
 
@@ -242,6 +255,11 @@ class Trainer:
         return {}
 
     @property
+    def gradient_limit(self) -> float | None:
+        """Longest gradient (2-norm over an optimiser's parameters) that is not shortened to this; None: none is."""
+        return None
+
+    @property
     def batches_per_step(self) -> int:
         """Batches that the next `train_step` takes; may depend on `step`."""
         return 1
@@ -255,8 +273,10 @@ class Trainer:
     def begin(self) -> None:
         """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
 
-    def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
-        """The pictures that training writes every `train.sample_every` steps.
+    def preview(
+        self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]
+    ) -> Sequence[Picture | Writing]:
+        """The pictures and texts that training writes every `train.sample_every` steps.
 
         Args:
             count: `train.sample_count`.
@@ -328,6 +348,9 @@ class Trainer:
         self.distributed.average_gradients(self._trainable[name])
         if self.watches_gradients:
             self.gradient_norms[name] = gradient_norm(self._trainable[name]) / scaler.get_scale()
+        if self.gradient_limit is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self._trainable[name], self.gradient_limit)
         scaler.step(optimizer)
         scaler.update()
 

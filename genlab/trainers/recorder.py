@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from genlab.checkpoint import checkpoint_name
+from genlab.checkpoint import checkpoint_name, write_atomically
 from genlab.images import save_grid
 from genlab.runs import RunDirectory, reporting_write_errors
 from genlab.seeding import generator, preserved_rng
-from genlab.trainers.base import Batch, Trainer
+from genlab.trainers.base import Batch, Trainer, Writing
 from genlab.trainers.callbacks import Callback
 from genlab.trainers.diagnosis import score_findings
 from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
@@ -104,7 +104,7 @@ class Recorder:
         return values
 
     def draw_samples(self) -> None:
-        """Writes the trainer's pictures: the same noise and the same examples every time."""
+        """Writes the trainer's pictures and texts: the same noise and the same examples every time."""
         if self.run is None:
             return
         trainer = self.trainer
@@ -112,9 +112,14 @@ class Recorder:
             count, draws = self._train.sample_count, generator(trainer.config.seed, "samples")
             pictures = trainer.preview(count, draws, self.examples)
         for picture in pictures:
-            path = self.run.sample_path(trainer.step, picture.name)
-            with reporting_write_errors(path):
-                save_grid(picture.images, path, columns=picture.columns)
+            if isinstance(picture, Writing):
+                path = self.run.sample_path(trainer.step, picture.name, ".txt")
+                with reporting_write_errors(path):
+                    write_atomically(path, picture.text.rstrip("\n").encode() + b"\n")
+            else:
+                path = self.run.sample_path(trainer.step, picture.name)
+                with reporting_write_errors(path):
+                    save_grid(picture.images, path, columns=picture.columns)
             self.tell("on_samples", trainer.step, path)
 
     def examples(self, count: int) -> Batch:

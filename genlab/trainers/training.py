@@ -34,7 +34,7 @@ class TrainResult:
         last_checkpoint, best_checkpoint: files; best is None without scores.
         last_scores, best_scores: rows of metrics.jsonl ({"step", "checkpoint", "name", "value", "std", "protocol"}).
         best_step: step of the best checkpoint.
-        samples: the last sample grid.
+        samples: the last sample grid or text.
     """
 
     step: int
@@ -189,7 +189,7 @@ def _progress(callbacks: Sequence[Callback], signals: SignalWatch) -> Progress:
 
 def _result(loop: Loop, path: Path) -> TrainResult:
     best_file, best = path / "checkpoints" / BEST_NAME, loop.progress.best
-    picture = path / "samples" / f"step_{loop.trainer.step:08d}.png"
+    written = (path / "samples" / f"step_{loop.trainer.step:08d}{suffix}" for suffix in (".png", ".txt"))
     assert loop.last_checkpoint is not None
     return TrainResult(
         step=loop.trainer.step,
@@ -199,5 +199,5 @@ def _result(loop: Loop, path: Path) -> TrainResult:
         last_scores=loop.progress.last_scores,
         best_scores=best["scores"] if best else [],
         best_step=best["step"] if best else None,
-        samples=picture if picture.exists() else None,
+        samples=next((file for file in written if file.exists()), None),
     )
