@@ -17,7 +17,7 @@ from torch import nn
 from genlab.bench.plain_dcgan import PlainDcgan, copy_in_order
 from genlab.bench.plain_resnet import build_resnet_generator, norm_of_one_sample
 
-LAB, PLAIN = "genlab", "plain torch"
+LAB, FUSED, PLAIN = "genlab", "genlab, kernels.fuse", "plain torch"
 PLAIN_KEPT = "plain torch, memory kept"
 PLAIN_TUNED = "plain torch, channels_last, memory kept"
 COMPILED = "torch.compile, channels_last, memory kept"
@@ -31,9 +31,14 @@ Step = Callable[[], Losses]
 
 @dataclass(frozen=True)
 class ArmKind:
-    """How an arm runs: with the lab's ops, in which memory order, through torch.compile, with freed memory kept."""
+    """How an arm runs: with the lab's ops, in which memory order, through torch.compile, with freed memory kept.
+
+    `fused`: of the lab's, convolution, normalisation and activation in one, for the memory of it.
+    """
 
     name: str
+    lab: bool = False
+    fused: bool = False
     channels_last: bool = False
     compiled: bool = False
     kept: bool = False
@@ -42,7 +47,8 @@ class ArmKind:
 KINDS = {
     kind.name: kind
     for kind in (
-        ArmKind(LAB, kept=True),
+        ArmKind(LAB, lab=True, kept=True),
+        ArmKind(FUSED, lab=True, fused=True, kept=True),
         ArmKind(PLAIN),
         ArmKind(PLAIN_KEPT, kept=True),
         ArmKind(PLAIN_TUNED, channels_last=True, kept=True),
@@ -84,7 +90,7 @@ def _memory_format(kind: ArmKind) -> torch.memory_format:
 # -- DCGAN: one update of each network ---------------------------------------------------------------------------------
 
 
-def make_lab(settings: Any) -> Any:
+def make_lab(settings: Any, *, fused: bool = False) -> Any:
     """The lab's trainer with the average of the generator switched off: the plain peer has none."""
     from genlab.config import parse_config
     from genlab.trainers.data_spec import DataSpec
@@ -97,6 +103,7 @@ def make_lab(settings: Any) -> Any:
         "model": {"latent_dim": settings.latent_dim, "base_channels": settings.base_channels},
         "gan": {"ema": None},
         "train": {"precision": settings.precision, "deterministic": False},
+        "kernels": {"fuse": fused},
     }
     spec = DataSpec("shapes", "images", (settings.channels, settings.size, settings.size))
     return DcganTrainer(parse_config(tree, "bench step"), spec, device=settings.device)
@@ -107,8 +114,8 @@ def _dcgan_step(kind: ArmKind, settings: Any) -> Step:
     from genlab.seeding import generator
 
     real = make_data(settings).to(settings.device)
-    if kind.name == LAB:
-        trainer = make_lab(settings)
+    if kind.lab:
+        trainer = make_lab(settings, fused=kind.fused)
         return lambda: _only(trainer.advance({"image": real}))
     plain = _plain_dcgan(settings)  # the trainer that its weights come from is gone: no part of this arm's memory
     for network in (plain.generator, plain.discriminator):
@@ -146,13 +153,13 @@ def _resnet_step(kind: ArmKind, settings: Any) -> Step:
 
     torch.manual_seed(settings.seed)
     network = ResnetGenerator(settings.channels, settings.base_channels, RESNET_BLOCKS)
-    if kind.name != LAB:
+    if not kind.lab:
         norm = norm_of_one_sample if kind.channels_last and settings.batch == 1 else nn.InstanceNorm2d
         plain = build_resnet_generator(settings.channels, settings.base_channels, RESNET_BLOCKS, norm)
         copy_in_order(network, plain)
         network = plain
     # The lab's trainers run in channels_last too.
-    layout = torch.channels_last if kind.name == LAB else _memory_format(kind)
+    layout = torch.channels_last if kind.lab else _memory_format(kind)
     network.to(settings.device, memory_format=layout)
     if kind.compiled:
         network.compile(dynamic=False)

@@ -166,7 +166,7 @@ def run_step_bench(settings: StepSettings, progress: Any = None) -> dict[str, An
     """
     if settings.precision not in PRECISIONS:
         raise UserError(f"--precision: expected one of {', '.join(PRECISIONS)}, got {settings.precision!r}")
-    from genlab.bench.arms import COMPILED, KINDS, TOLERANCES
+    from genlab.bench.arms import COMPILED, DCGAN, FUSED, KINDS, TOLERANCES
 
     arms: list[Arm] = []
     left_out: dict[str, str] = {}
@@ -174,6 +174,8 @@ def run_step_bench(settings: StepSettings, progress: Any = None) -> dict[str, An
         for name in KINDS:
             if name == COMPILED and not settings.compiled:
                 continue
+            if name == FUSED and settings.workload != DCGAN:
+                continue  # instance normalisation has no fused form
             try:
                 arms.append(Arm(name, settings))
             except RuntimeError as error:

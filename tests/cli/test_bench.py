@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genlab.bench import arms
-from genlab.bench.arms import COMPILED, KINDS, LAB, PLAIN, PLAIN_KEPT, PLAIN_TUNED, make_lab, make_stepper
+from genlab.bench.arms import COMPILED, FUSED, KINDS, LAB, PLAIN, PLAIN_KEPT, PLAIN_TUNED, make_lab, make_stepper
 from genlab.bench.peak_memory import PeakMemory
 from genlab.bench.plain_dcgan import PlainDcgan, copy_in_order
 from genlab.bench.step import (
@@ -46,7 +46,7 @@ def test_copying_refuses_other_networks() -> None:
         copy_in_order(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
 
 
-@pytest.mark.parametrize("arm", [PLAIN, PLAIN_TUNED])
+@pytest.mark.parametrize("arm", [FUSED, PLAIN, PLAIN_TUNED])
 def test_both_arms_take_the_same_steps(arm: str) -> None:
     ours, theirs = make_stepper(LAB, SMALL), make_stepper(arm, SMALL)
     for _ in range(4):
@@ -133,7 +133,7 @@ def test_bench_step_writes_what_a_timing_depends_on(genlab, tmp_path: Path) -> N
     )
     assert outcome.code == 0, outcome.err
     result = json.loads((tmp_path / "step.json").read_text())
-    assert [row["arm"] for row in result["arms"]] == [LAB, PLAIN, PLAIN_KEPT, PLAIN_TUNED]
+    assert [row["arm"] for row in result["arms"]] == [LAB, FUSED, PLAIN, PLAIN_KEPT, PLAIN_TUNED]
     assert all(row["seconds_per_step"] > 0 and row["loss_difference"] <= 1e-4 for row in result["arms"])
     assert all(row["peak_bytes"] is None or row["peak_bytes"] > 0 for row in result["arms"])
     assert result["settings"]["batch"] == 2 and result["machine"]["threads"] == 1
