@@ -4,6 +4,7 @@ from genlab.nn import init
 from genlab.nn.batch_norm import BatchNormAct1d, BatchNormAct2d, ConditionalBatchNormAct2d, synchronize_batch_norm
 from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from genlab.nn.conv_chain import ConvChain
+from genlab.nn.multihead_attention import MultiheadAttention
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ConvTranspose2d",
     "InstanceNormAct2d",
     "LayerNormAct",
+    "MultiheadAttention",
     "init",
     "synchronize_batch_norm",
 ]

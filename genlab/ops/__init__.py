@@ -16,6 +16,7 @@ from genlab.ops.implementation import (
 from genlab.ops.instance_norm_act import instance_norm_act
 from genlab.ops.layer_norm_act import layer_norm_act
 from genlab.ops.norm_conv2d import ConvResult, InputNorm, norm_conv2d, norm_conv_transpose2d
+from genlab.ops.scaled_dot_product_attention import scaled_dot_product_attention
 
 __all__ = [
     "ACTIVATIONS",
@@ -34,5 +35,6 @@ __all__ = [
     "layer_norm_act",
     "norm_conv2d",
     "norm_conv_transpose2d",
+    "scaled_dot_product_attention",
     "set_default_impl",
 ]

@@ -38,6 +38,7 @@ NATIVE = {
     "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "layer_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "scaled_dot_product_attention": {"cpu": (), "cuda": ()},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
@@ -75,6 +76,7 @@ _LAYER_NORM_FUSED = "residual and relu in the same pass, bfloat16: 1.1-1.9x of t
 _FUSED = "native passes around the convolution that conv2d's own `auto` takes: 1.4-2.8x of torch's (Zen 4, one thread)"
 _FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
+_ATTENTION = "there is no native kernel; torch's"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
@@ -109,6 +111,8 @@ RULES = (
     Rule("layer_norm_act", "cpu", "native", _LAYER_NORM_FUSED, _NORM_DTYPES, norm_tuning.native_layer_norm_wins),
     Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("scaled_dot_product_attention", "cpu", "torch", _ATTENTION),
+    Rule("scaled_dot_product_attention", "cuda", "torch", _ATTENTION),
 )
 
 _RULES_OF = {

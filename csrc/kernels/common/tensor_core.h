@@ -1,8 +1,10 @@
-// The PTX that C++ has no words for: asynchronous copies, ldmatrix and mma.sync (sm_80 and later). Each wrapper has a device
-// body and, under GENLAB_EMULATION, a host body with the same meaning.
+// The PTX that C++ has no words for: asynchronous copies, ldmatrix, mma.sync and two conversions (sm_80 and later). Each
+// wrapper has a device body and, under GENLAB_EMULATION, a host body with the same meaning.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/common/dtype.h"
 #include "kernels/common/platform.h"
@@ -90,6 +92,35 @@ GENLAB_DEVICE uint32_t round_to_tf32(uint32_t bits) {
 #else
   if ((bits & 0x7f800000u) == 0x7f800000u) return bits & 0x007fffffu ? 0x7fffffffu : bits;
   return (bits + 0x1000u) & 0xffffe000u;
+#endif
+}
+
+// Two values rounded to nearest even as neighbours in memory, `low` first: an operand's register. One instruction.
+template <typename T>
+GENLAB_DEVICE uint32_t pack_pair(float low, float high) {
+  static_assert(sizeof(T) == 2, "two 16-bit elements fill a register");
+#if defined(__CUDA_ARCH__)
+  uint32_t packed;
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+#else
+  return static_cast<uint32_t>(narrow<T>(low).bits) | static_cast<uint32_t>(narrow<T>(high).bits) << 16;
+#endif
+}
+
+// 2^x within two units in the last place; 0 where the result is subnormal. exp2f takes three instructions more for those.
+GENLAB_DEVICE float exp2_approximate(float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+#else
+  const float result = exp2f(x);
+  return result < 1.17549435e-38f ? 0.0f : result;  // NaN stays
 #endif
 }
 
