@@ -1,12 +1,12 @@
 // Parameters of the scan over time of the recurrent cells: Elman's RNN, the LSTM and the GRU, forward and backward. No torch.
 //
 // What does not depend on the previous step is done outside, for all steps as one matrix product: the scan is handed
-//     input(row, d, :) = weight_ih x + bias_ih + bias_hh          (GRU: bias_hh of r and z only; n's is `bias_n`)
-// and adds the recurrent part. With h' = mask * h_{t-1} (mask 1 where there is none) and p = weight h', gates as torch
-// orders them, one step of a cell is
-//     RNN   h = tanh(input + p)   or relu(input + p)
-//     LSTM  i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of (input + p)     c = f c_{t-1} + i g     h = o tanh(c)
-//     GRU   r, z = sigmoid(input + p)    q = p_n + bias_n    n = tanh(input_n + r q)    h = (1 - z) n + z h_{t-1}
+//     input(row, d, :) = weight_ih x
+// and adds the biases and the recurrent part. With h' = mask * h_{t-1} (mask 1 where there is none), u = input + bias_ih and
+// p = weight h' + bias_hh, gates as torch orders them, one step of a cell is
+//     RNN   h = tanh(u + p)   or relu(u + p)
+//     LSTM  i, f, g, o = sigmoid, sigmoid, tanh, sigmoid of (u + p)     c = f c_{t-1} + i g     h = o tanh(c)
+//     GRU   r, z = sigmoid(u + p)    q = p_n    n = tanh(u_n + r q)    h = (1 - z) n + z h_{t-1}
 // The mask is in the product only (Gal & Ghahramani 2016): the GRU's z h_{t-1} and the LSTM's cell do not see it.
 //
 // Rows. Sequences lie in order of decreasing length. A row is one step of one sequence, steps outermost: step t has the rows
@@ -41,7 +41,8 @@ struct RecurrenceParams {
   const int64_t* offsets;  // [steps + 1], where the kernel runs (host or device memory); null: all sequences equally long
   const void* input;       // T [rows, D, G * H]
   const void* weight[2];   // T [G * H, H], weight_hh of each direction; weight[1] null where D == 1
-  const void* bias_n[2];   // T [H], GRU only: bias_hh of n; null for 0
+  const void* bias_ih[2];  // T [G * H] of each direction; null for 0
+  const void* bias_hh[2];  // T [G * H] of each direction; null for 0
   const void* mask;        // T [D, B, H], factors of h_{t-1} in the product (0 or 1 / (1 - p)); null for none
   const void* h0;          // T [D, B, H]; null for 0
   const void* c0;          // T [D, B, H], LSTM only; null for 0
@@ -73,7 +74,7 @@ struct RecurrenceBackwardParams {
   const void* cells;        // T [rows, D, H], LSTM only, as forward wrote it
   const void* candidate;    // T [rows, D, H], GRU only, as forward wrote it
   void* grad_input;         // T [rows, D, G * H], gradient of `input`; never null, may be `gates`' memory
-  void* grad_candidate;     // T [rows, D, H], GRU only: gradient of q (that of the recurrent product's n)
+  void* grad_candidate;     // T [rows, D, H], GRU only: gradient of q (that of p's part n)
   void* previous;           // T [rows, D, H]: h' of every row, for weight_hh's gradient; null where not wanted
   void* grad_h0;            // T [D, B, H]; null where not wanted
   void* grad_c0;            // T [D, B, H], LSTM only; null where not wanted
