@@ -73,7 +73,7 @@ struct RecurrenceBackwardParams {
   const void* gates;        // T [rows, D, G * H], as forward wrote it; null for RNN
   const void* cells;        // T [rows, D, H], LSTM only, as forward wrote it
   const void* candidate;    // T [rows, D, H], GRU only, as forward wrote it
-  void* grad_input;         // T [rows, D, G * H], gradient of `input`; never null, may be `gates`' memory
+  void* grad_input;         // T [rows, D, G * H], gradient of `input`; never null
   void* grad_candidate;     // T [rows, D, H], GRU only: gradient of q (that of p's part n)
   void* previous;           // T [rows, D, H]: h' of every row, for weight_hh's gradient; null where not wanted
   void* grad_h0;            // T [D, B, H]; null where not wanted
