@@ -5,8 +5,12 @@ from genlab.nn.batch_norm import BatchNormAct1d, BatchNormAct2d, ConditionalBatc
 from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from genlab.nn.conv_chain import ConvChain
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
+from genlab.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "BatchNormAct1d",
     "BatchNormAct2d",
     "ConditionalBatchNormAct2d",

@@ -37,6 +37,9 @@ NATIVE = {
     "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "layer_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "gru": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "lstm": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "rnn": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
@@ -74,6 +77,8 @@ _LAYER_NORM_FUSED = "residual and relu in the same pass, bfloat16: 1.1-1.9x of t
 _FUSED = "native passes around the convolution that conv2d's own `auto` takes: 1.4-2.8x of torch's (Zen 4, one thread)"
 _FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
+_RECURRENCE = "torch's own network"
+_RECURRENCE_CUDA = "the native CUDA kernels have not been timed on a GPU; cuDNN"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
@@ -106,6 +111,12 @@ RULES = (
     Rule("layer_norm_act", "cpu", "native", _LAYER_NORM_FUSED, _NORM_DTYPES, norm_tuning.native_layer_norm_wins),
     Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("gru", "cpu", "torch", _RECURRENCE),
+    Rule("gru", "cuda", "torch", _RECURRENCE_CUDA),
+    Rule("lstm", "cpu", "torch", _RECURRENCE),
+    Rule("lstm", "cuda", "torch", _RECURRENCE_CUDA),
+    Rule("rnn", "cpu", "torch", _RECURRENCE),
+    Rule("rnn", "cuda", "torch", _RECURRENCE_CUDA),
 )
 
 _RULES_OF = {
