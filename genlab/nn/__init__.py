@@ -6,8 +6,12 @@ from genlab.nn.conv import Conv1d, Conv2d, ConvTranspose2d
 from genlab.nn.conv_chain import ConvChain
 from genlab.nn.multihead_attention import MultiheadAttention
 from genlab.nn.norm import InstanceNormAct2d, LayerNormAct
+from genlab.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "BatchNormAct1d",
     "BatchNormAct2d",
     "ConditionalBatchNormAct2d",

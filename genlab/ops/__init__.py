@@ -5,6 +5,7 @@ from genlab.ops.batch_norm_act import batch_norm_act
 from genlab.ops.conv1d import conv1d
 from genlab.ops.conv2d import conv2d
 from genlab.ops.conv_transpose2d import conv_transpose2d
+from genlab.ops.gru import gru
 from genlab.ops.implementation import (
     IMPLEMENTATIONS,
     OpRow,
@@ -15,7 +16,9 @@ from genlab.ops.implementation import (
 )
 from genlab.ops.instance_norm_act import instance_norm_act
 from genlab.ops.layer_norm_act import layer_norm_act
+from genlab.ops.lstm import lstm
 from genlab.ops.norm_conv2d import ConvResult, InputNorm, norm_conv2d, norm_conv_transpose2d
+from genlab.ops.rnn import rnn
 from genlab.ops.scaled_dot_product_attention import scaled_dot_product_attention
 
 __all__ = [
@@ -31,10 +34,13 @@ __all__ = [
     "default_impl",
     "describe",
     "get_default_impl",
+    "gru",
     "instance_norm_act",
     "layer_norm_act",
+    "lstm",
     "norm_conv2d",
     "norm_conv_transpose2d",
     "scaled_dot_product_attention",
+    "rnn",
     "set_default_impl",
 ]

@@ -39,6 +39,9 @@ NATIVE = {
     "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "layer_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "scaled_dot_product_attention": {"cpu": (), "cuda": ()},
+    "gru": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "lstm": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "rnn": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
@@ -77,6 +80,8 @@ _FUSED = "native passes around the convolution that conv2d's own `auto` takes: 1
 _FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
 _ATTENTION = "there is no native kernel; torch's"
+_RECURRENCE = "torch's own network"
+_RECURRENCE_CUDA = "the native CUDA kernels have not been timed on a GPU; cuDNN"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
@@ -113,6 +118,12 @@ RULES = (
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
     Rule("scaled_dot_product_attention", "cpu", "torch", _ATTENTION),
     Rule("scaled_dot_product_attention", "cuda", "torch", _ATTENTION),
+    Rule("gru", "cpu", "torch", _RECURRENCE),
+    Rule("gru", "cuda", "torch", _RECURRENCE_CUDA),
+    Rule("lstm", "cpu", "torch", _RECURRENCE),
+    Rule("lstm", "cuda", "torch", _RECURRENCE_CUDA),
+    Rule("rnn", "cpu", "torch", _RECURRENCE),
+    Rule("rnn", "cuda", "torch", _RECURRENCE_CUDA),
 )
 
 _RULES_OF = {

@@ -1,0 +1,52 @@
+// Launches of the persistent kernels: which size is compiled for which cell. Forward and backward are sources of their own,
+// because each takes nvcc a while.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/common/pack.h"
+#include "kernels/recurrence/launch.h"
+
+namespace genlab {
+namespace recurrence {
+
+// Units in sixteens that the kernels in 16-bit types, and those in float32, are compiled for. The largest are what a block's
+// registers hold, G * H * H values at 255 registers to a thread and 65536 to a block.
+template <Kind kKind>
+constexpr int kLargestTiles = kKind == Kind::kRnn ? 16 : 8;
+template <Kind kKind>
+constexpr int kLargestFours = kKind == Kind::kRnn ? 8 : 6;
+
+// Calls `body` with the smallest compiled size that holds `hidden` units.
+template <Kind kKind, typename Body>
+void with_tiles(int64_t hidden, Body body) {
+  if (hidden <= 64) return body(std::integral_constant<int, 4>{});
+  if constexpr (kLargestTiles<kKind> > 8) {
+    if (hidden > 128) return body(std::integral_constant<int, kLargestTiles<kKind>>{});
+  }
+  return body(std::integral_constant<int, 8>{});
+}
+
+template <Kind kKind, typename Body>
+void with_fours(int64_t hidden, Body body) {
+  if (hidden <= 64) return body(std::integral_constant<int, 4>{});
+  return body(std::integral_constant<int, kLargestFours<kKind>>{});
+}
+
+template <typename Params>
+dim3 sequence_blocks(const Params& p, int64_t sequences) {
+  return dim3(unsigned(round_up(p.batch, sequences) / sequences), unsigned(p.directions));
+}
+
+// Threads of `per` to a unit, for whole groups of `units` of them.
+inline dim3 unit_threads(int64_t hidden, int64_t units, int64_t per) { return dim3(unsigned(round_up(hidden, units) * per)); }
+
+// Calls `body` with a value of the 16-bit type.
+template <typename Body>
+void with_half(DType dtype, Body body) {
+  if (dtype == DType::kBFloat16) return body(BFloat16{});
+  return body(Float16{});
+}
+
+}  // namespace recurrence
+}  // namespace genlab
