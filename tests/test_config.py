@@ -40,6 +40,20 @@ def test_every_configuration_that_comes_along_loads_by_name_and_survives_a_round
     assert load_config(copy) == config
 
 
+TEXT_KINDS = ("sentences", "text", "sentence_pairs", "tagged", "series")
+
+
+def text_spec(name: str, kind: str):
+    """What a small set of that kind would say of itself."""
+    from genlab.data.text_vocabulary import BEGIN, END, MASK, PAD, UNKNOWN, build_codec
+    from genlab.trainers import DataSpec
+
+    codec = build_codec(["a b c d"], unit="word", roles=(PAD, UNKNOWN, BEGIN, END, MASK)).to_dict()
+    keys = {"sentence_pairs": ("source", "target"), "series": ()}.get(kind, ("tokens",))
+    classes = 3 if kind in ("sentences", "tagged") else None
+    return DataSpec(name, kind, (1,) if kind == "series" else (), classes, codecs={key: codec for key in keys} or None)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_builds_its_networks(path):
     from genlab.trainers import DataSpec
@@ -48,7 +62,10 @@ def test_every_configuration_builds_its_networks(path):
     kind = DATASETS.get(config.data.name).kind
     colour = any(word in path.stem for word in ("cifar", "faces")) or kind in ("paired", "unpaired")
     shape = (config.data.channels or (3 if colour else 1), *config.data.height_width)
-    spec = DataSpec(config.data.name, kind, (2,) if kind == "points" else shape, 10 if kind == "images" else None)
+    if kind in TEXT_KINDS:
+        spec = text_spec(config.data.name, kind)
+    else:
+        spec = DataSpec(config.data.name, kind, (2,) if kind == "points" else shape, 10 if kind == "images" else None)
     trainer = ALGORITHMS.get(config.algorithm)(config, spec)
     assert trainer.networks
     assert trainer.optimizers

@@ -15,6 +15,7 @@ from genlab.trainers.goodfellow_gan import GoodfellowGanTrainer
 from genlab.trainers.infogan import InfoGanTrainer
 from genlab.trainers.pix2pix import Pix2PixTrainer
 from genlab.trainers.progressive import ProgressiveTrainer
+from genlab.trainers.sentence_classifier import SentenceClassifierTrainer
 from genlab.trainers.sgan import SganTrainer
 from genlab.trainers.training import TrainResult, train
 from genlab.trainers.vae import VaeTrainer
@@ -30,6 +31,7 @@ ALGORITHMS.register("gan")(GoodfellowGanTrainer)
 ALGORITHMS.register("infogan")(InfoGanTrainer)
 ALGORITHMS.register("pix2pix")(Pix2PixTrainer)
 ALGORITHMS.register("progressive")(ProgressiveTrainer)
+ALGORITHMS.register("sentence_classifier")(SentenceClassifierTrainer)
 ALGORITHMS.register("sgan")(SganTrainer)
 ALGORITHMS.register("vae")(VaeTrainer)
 ALGORITHMS.register("wgan")(WganTrainer)

@@ -1,0 +1,83 @@
+"""`genlab predict-text`: the classes of sentences by a trained classifier."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
+from genlab.errors import UserError
+
+BATCH = 256
+
+EXAMPLES = """\
+A sentence: genlab predict-text runs/text_cnn_sst2-1 "a film to fall in love with"
+
+A file, one sentence a line: genlab predict-text runs/text_cnn_sst2-1 --file reviews.txt --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict-text", epilog=EXAMPLES)(predict_text)
+
+
+def predict_text(
+    checkpoint: CheckpointArgument,
+    sentences: Annotated[list[str] | None, typer.Argument(help="Sentences, each in quotes.", metavar="TEXT")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="UTF-8 file of sentences, one a line; - reads from stdin.", metavar="PATH")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every probability.")] = False,
+    which: WhichOption = "last",
+    weights: WeightsOption = Weights.ema,
+    device: DeviceOption = None,
+) -> None:
+    """Say which class sentences belong to, and how sure the model is."""
+    texts = gather_texts(sentences, file)
+    model = open_model(checkpoint, which, weights, device)
+    classify = getattr(model.trainer, "classify", None)
+    if classify is None:
+        from genlab.trainers import ALGORITHMS
+
+        able = [name for name in ALGORITHMS.names() if hasattr(ALGORITHMS.get(name), "classify")]
+        raise UserError(
+            f"{model.path}: expected a model that classifies sentences ({', '.join(able)}), "
+            f"got one of {model.config.algorithm}"
+        )
+    names = model.trainer.data.class_names
+    for start in range(0, len(texts), BATCH):
+        part = texts[start : start + BATCH]
+        for text, row in zip(part, classify(part).tolist(), strict=True):
+            best = max(range(len(row)), key=row.__getitem__)
+            if as_json:
+                shares = {name: round(p, 6) for name, p in zip(names, row, strict=True)}
+                print(json.dumps({"text": text, "class": names[best], "probabilities": shares}, ensure_ascii=False))
+            else:
+                print(f"{names[best]}\t{row[best]:.3f}\t{text}")
+
+
+def gather_texts(given: list[str] | None, file: Path | None) -> list[str]:
+    """Texts of the command line, or the lines of a file or of stdin ("-").
+
+    Raises:
+        UserError: neither or both, an empty one, or a file that is not UTF-8.
+    """
+    if bool(given) == (file is not None):
+        raise UserError("TEXT: expected sentences, or --file with one a line; give one of the two")
+    if given:
+        texts = given
+    elif str(file) == "-":
+        texts = sys.stdin.read().splitlines()
+    else:
+        from genlab.data.text_files import read_lines
+
+        texts = read_lines(file)
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            where = f"{file}: line {number}" if file is not None else f"TEXT {number}"
+            raise UserError(f"{where}: expected a sentence, got an empty one; leave it out")
+    return texts

@@ -1,0 +1,65 @@
+"""Recurrent networks as models of text use them, and the sentence classifier on one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genlab.data.text_base import lengths_to_mask
+from genlab.models.recurrences import RECURRENT, build_recurrent, run_recurrent
+from genlab.models.word_embedding import WordEmbedding
+
+__all__ = ["RECURRENT", "RecurrentClassifier", "build_recurrent", "run_recurrent"]
+
+
+class RecurrentClassifier(nn.Module):
+    """A stacked, bidirectional recurrent network over the words, pooled over time, and a linear layer.
+
+    Args:
+        embedding: of the words.
+        classes: number of classes.
+        kind: "rnn", "lstm" or "gru".
+        hidden: units of one direction.
+        layers: stacked.
+        bidirectional: whether a second network reads from the end.
+        pooling: "last": the final hidden states; "max" or "mean" of all outputs over time.
+        dropout: on the words and before the output layer.
+        **dropouts: inside of the recurrence (`build_recurrent`).
+    """
+
+    def __init__(
+        self,
+        embedding: WordEmbedding,
+        classes: int,
+        kind: str = "lstm",
+        hidden: int = 128,
+        layers: int = 1,
+        bidirectional: bool = True,
+        pooling: str = "max",
+        dropout: float = 0.5,
+        **dropouts: Any,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.pooling = embedding, pooling
+        self.recurrent = build_recurrent(
+            kind, embedding.dim, hidden, layers, bidirectional=bidirectional, dropout=dropout, **dropouts
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden * (2 if bidirectional else 1), classes)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T) and (N,) int64 to logits (N, classes)."""
+        outputs, state = run_recurrent(self.recurrent, self.dropout(self.embedding(tokens)), None, lengths)
+        return self.output(self.dropout(self._pooled(outputs, state, lengths)))
+
+    def _pooled(self, outputs: Tensor, state: Any, lengths: Tensor) -> Tensor:
+        if self.pooling == "last":
+            hidden = state[0] if isinstance(state, tuple) else state
+            directions = 2 if self.recurrent.bidirectional else 1
+            return torch.cat(list(hidden[-directions:]), dim=1)
+        inside = lengths_to_mask(lengths, outputs.shape[1])[:, :, None]
+        if self.pooling == "max":
+            return outputs.masked_fill(~inside, -torch.inf).amax(dim=1)
+        return (outputs * inside).sum(dim=1) / lengths[:, None]

@@ -1,0 +1,156 @@
+"""Sentence classification: a network reads the words of a sentence and descends the cross-entropy of its class.
+
+    repeat: draw a batch of sentences of like length with their classes y
+            g = gradient of mean cross-entropy(f_w(words), y)
+            w <- optimiser(w, g); rows of the last layer longer than `model.max_norm` are shortened to it
+
+Networks: convolutions (Kim 2014), time-delay (Waibel et al. 1989), recurrent ones. The best checkpoint is that of the
+highest accuracy on the validation part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genlab.data.text_vocabulary import PAD, UNKNOWN, TextCodec
+from genlab.errors import ConfigError, UserError
+from genlab.models.recurrent import RecurrentClassifier
+from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
+from genlab.models.word_embedding import WordEmbedding
+from genlab.optimizers import build_optimizer
+from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.sentence_config import SentenceConfig, SentenceModelConfig
+
+if TYPE_CHECKING:
+    from genlab.data import BatchStream, ImageDataset
+    from genlab.metrics import Score
+    from genlab.trainers.evaluation import EvaluationData
+
+
+def build_sentence_network(model: SentenceModelConfig, codec: TextCodec, classes: int) -> nn.Module:
+    """The network that `model` describes, for sentences in the tokens of `codec`."""
+    embedding = WordEmbedding(len(codec), model.embedding, model.channels, codec.special(PAD))
+    if model.network == "text_cnn":
+        return TextCnn(embedding, classes, model.cnn.kernel_sizes, model.cnn.filters, model.dropout)
+    if model.network == "tdnn":
+        return TimeDelayNetwork(embedding, classes, **model.tdnn.model_dump(), dropout=model.dropout)
+    settings = model.recurrent
+    shape = settings.model_dump(include={"hidden", "layers", "bidirectional", "pooling"})
+    return RecurrentClassifier(embedding, classes, model.network, **shape, dropout=model.dropout, **settings.dropouts())
+
+
+class SentenceClassifierTrainer(Trainer):
+    """A classifier of sentences. Network "classifier", one optimiser."""
+
+    config_class = SentenceConfig
+    config: SentenceConfig
+    data_kinds = ("sentences",)
+    draws_samples = False
+    own_score_names = ("val_accuracy", "test_accuracy")
+
+    @property
+    def codec(self) -> TextCodec:
+        """What the words are to the model."""
+        return TextCodec.from_dict(self.data.codecs["tokens"])
+
+    @property
+    def gradient_limit(self) -> float | None:
+        return self.config.gradient_limit
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        self._codec = self.codec
+        return {"classifier": build_sentence_network(self.config.model, self._codec, self.data.num_classes)}
+
+    def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"classifier": build_optimizer(self.config.optimizer, self.networks["classifier"].parameters())}
+
+    def begin(self) -> None:
+        if self.config.model.vectors is not None:
+            from genlab.word_vectors import load_vectors
+
+            vectors = load_vectors(self.config.model.vectors)
+            try:
+                self.networks["classifier"].embedding.load(vectors, self._codec.tokens)
+            except ValueError as error:
+                raise ConfigError(f"model.vectors={self.config.model.vectors}: {error}; set model.embedding") from None
+
+    def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
+        from genlab.data.text_streams import LengthStream
+
+        data = self.config.data
+        return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
+
+    def train_step(self, batch: Batch) -> Metrics:
+        network, model = self.networks["classifier"], self.config.model
+        with self.update("classifier") as update:
+            for tokens, lengths, labels in update.micro_batches(
+                self._with_unknown(batch["tokens"]), batch["length"], batch["label"]
+            ):
+                with self.autocast():
+                    logits = network(tokens, lengths)
+                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+                update.backward(loss)
+                update.record(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
+        if model.max_norm is not None and isinstance(network, TextCnn):
+            network.limit_rows(model.max_norm)
+        return update.metrics
+
+    def _with_unknown(self, tokens: Tensor) -> Tensor:
+        """Some words taken for unknown ones, so that the unknown word's vector is learnt too (Iyyer et al. 2015)."""
+        share = self.config.model.word_dropout
+        if share == 0:
+            return tokens
+        dropped = (torch.rand(tokens.shape, device=tokens.device) < share) & (tokens != self._codec.special(PAD))
+        return tokens.masked_fill(dropped, self._codec.special(UNKNOWN))
+
+    # What a trained one is asked for.
+
+    def classify(self, texts: Sequence[str]) -> Tensor:
+        """Probabilities of the classes, float32 (N, K), of sentences as a person types them.
+
+        Raises:
+            UserError: an empty sentence; names its number.
+        """
+        from genlab.data.text_base import Ragged
+
+        rows = [self._codec.encode(text) for text in texts]
+        for number, row in enumerate(rows, start=1):
+            if not row:
+                raise UserError(f"sentence {number}: expected words, got {texts[number - 1]!r}; leave it out")
+        order = torch.arange(len(rows))
+        tokens, lengths = Ragged(rows).padded(order.numpy(), self._codec.special(PAD))
+        return self._probabilities(tokens.to(self.device), lengths.to(self.device))
+
+    def _probabilities(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        with self.inference():
+            return self.networks["classifier"](tokens, lengths).float().softmax(1)
+
+    def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Writing]:
+        """Training sentences, what they are taken for, and a mark at mistakes."""
+        batch = examples(count)
+        likely, taken = self._probabilities(batch["tokens"], batch["length"]).max(1)
+        names = self.data.class_names or [str(number) for number in range(self.data.num_classes or 0)]
+        lines = []
+        for row, length, label, guess, p in zip(
+            batch["tokens"].tolist(), batch["length"].tolist(), batch["label"].tolist(), taken.tolist(),
+            likely.tolist(), strict=True,
+        ):  # fmt: skip
+            mark = " " if label == guess else "x"
+            lines.append(f"{mark} {names[guess]:<12} {p:5.0%}  {self._codec.decode(row[:length])}")
+        return [Writing("\n".join(lines))]
+
+    def scores(self, data: EvaluationData) -> list[Score]:
+        from genlab.metrics.text_scores import accuracy_scores
+
+        def count_right(batch: Batch) -> tuple[int, int]:
+            guesses = self._probabilities(batch["tokens"], batch["length"]).argmax(1)
+            return int((guesses == batch["label"]).sum()), len(guesses)
+
+        model = self.config.model
+        facts = {"network": model.network, "channels": model.channels, "vectors": str(model.vectors or "")}
+        return accuracy_scores(count_right, self, data, facts)

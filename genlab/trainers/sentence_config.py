@@ -1,0 +1,92 @@
+"""Configuration of sentence classifiers: one section for each family of networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from genlab.config import RunConfig, Section
+from genlab.text_config import TextDataConfig
+from genlab.trainers.stack import AdamConfig
+
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class RecurrentConfig(Section):
+    """Of rnn, lstm and gru."""
+
+    hidden: Size = Field(150, description="units of one direction")
+    layers: int = Field(1, ge=1, le=16)
+    bidirectional: bool = Field(True, description="a second network reads from the end")
+    pooling: Literal["last", "max", "mean"] = Field("max", description="of the outputs over time")
+    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
+    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
+    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights")
+    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
+
+    def dropouts(self) -> dict[str, float]:
+        """The dropouts inside of the recurrence."""
+        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
+
+
+class CnnConfig(Section):
+    """Of text_cnn. Defaults are Kim's (2014, section 3.1)."""
+
+    kernel_sizes: list[Size] = Field(default_factory=lambda: [3, 4, 5], min_length=1, description="words")
+    filters: Size = Field(100, description="of each width")
+
+
+class TdnnConfig(Section):
+    """Of tdnn: three lists of equal length."""
+
+    channels: list[Size] = Field(default_factory=lambda: [128, 128, 128], min_length=1)
+    kernel_sizes: list[Size] = Field(default_factory=lambda: [5, 3, 3], description="moments of a layer, odd")
+    dilations: list[Size] = Field(default_factory=lambda: [1, 2, 3], description="steps between those moments")
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> TdnnConfig:
+        if not len(self.channels) == len(self.kernel_sizes) == len(self.dilations):
+            raise ValueError("channels, kernel_sizes, dilations: expected lists of equal length")
+        if any(width % 2 == 0 for width in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes: expected odd numbers, got {self.kernel_sizes}")
+        return self
+
+
+class SentenceModelConfig(Section):
+    """The network and what goes into it."""
+
+    network: Literal["text_cnn", "tdnn", "rnn", "lstm", "gru"] = "text_cnn"
+    embedding: Size = Field(300, description="numbers of a word's vector")
+    channels: Literal["rand", "static", "non_static", "multichannel"] = Field(
+        "rand", description="word vectors: learnt; given and fixed; given and tuned; both"
+    )
+    vectors: Path | None = Field(None, description="word2vec run, or text file of vectors (.txt, .vec, .gz)")
+    dropout: Probability = 0.5
+    word_dropout: Probability = Field(0.0, description="share of the words taken for unknown while training")
+    max_norm: float | None = Field(None, gt=0, description="longest row of the last layer; Kim: 3")
+    cnn: CnnConfig = Field(default_factory=CnnConfig)
+    tdnn: TdnnConfig = Field(default_factory=TdnnConfig)
+    recurrent: RecurrentConfig = Field(default_factory=RecurrentConfig)
+
+    @model_validator(mode="after")
+    def _vectors_where_given(self) -> SentenceModelConfig:
+        if self.channels != "rand" and self.vectors is None:
+            raise ValueError(
+                f"channels={self.channels}: expected model.vectors, the word vectors to begin with, got none"
+            )
+        if self.channels == "rand" and self.vectors is not None:
+            raise ValueError("vectors: expected model.channels of static, non_static or multichannel, got rand")
+        return self
+
+
+class SentenceConfig(RunConfig):
+    """`algorithm: sentence_classifier`."""
+
+    data: TextDataConfig = Field(default_factory=TextDataConfig)
+    model: SentenceModelConfig = Field(default_factory=SentenceModelConfig)
+    optimizer: AdamConfig = Field(default_factory=AdamConfig)
+    gradient_limit: float | None = Field(None, gt=0, description="longest gradient; longer ones are shortened")
+    label_smoothing: Probability = 0.0
