@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from genlab.cli.console import format_protocol, make_console, make_table, progre
 from genlab.cli.devices import choose_device
 from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
 from genlab.errors import UserError
+
+if TYPE_CHECKING:
+    from genlab.checkpoint import Bundle
 
 SOURCE = "Folder or zip of images, npz of statistics or images, run or checkpoint."
 InceptionOption = Annotated[
@@ -51,7 +54,19 @@ def evaluate(
         int | None, typer.Option(help="Pictures drawn; default: the run's evaluate.samples.", min=2)
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Part of the data that is compared with; default: the run's.", metavar="SPLIT")
+        str | None,
+        typer.Option(
+            help="Part of the data that is compared with; default: the run's. Of a classifier: train, validation or "
+            "test [test].",
+            metavar="SPLIT",
+        ),
+    ] = None,
+    prevalence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a classifier: share of a class where it will be used, for PPV and NPV; several times for several.",
+            metavar="CLASS=SHARE",
+        ),
     ] = None,
     seed: SeedOption = 0,
     which: WhichOption = "last",
@@ -65,6 +80,12 @@ def evaluate(
     names = parse_metrics(metrics, own=True) if metrics is not None else None
     model = open_model(checkpoint, which, weights, device)
     algorithm = model.config.algorithm
+    if is_classifier(model):
+        refuse_of_samples(names, extractor, samples)
+        _evaluate_classes(model, split, prevalence or [], as_json)
+        return
+    if prevalence:
+        raise UserError(f"--prevalence: expected a model of algorithm classifier, got one of {algorithm}")
     of_samples, _ = split_metrics(model.config.evaluate.metrics if names is None else names, algorithm)
     if split is not None and of_samples == []:
         raise UserError(
@@ -91,6 +112,41 @@ def evaluate(
     print_scores(scores, as_json)
     if written is not None and not as_json:
         print(f"written to {written}")
+
+
+def is_classifier(model: Bundle) -> bool:
+    from genlab.trainers.classifier import ClassifierTrainer
+
+    return isinstance(model.trainer, ClassifierTrainer)
+
+
+def refuse_of_samples(metrics: Sequence[str] | None, extractor: str | None, samples: int | None) -> None:
+    """Raises UserError where options of generators are asked of a classifier."""
+    given = {
+        "--metrics": ",".join(metrics) if metrics and metrics != ["own"] else None,
+        "--extractor": extractor,
+        "--samples": samples,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"{name}: expected a model that makes images, got a classifier; leave {name} {value} out")
+
+
+def _evaluate_classes(model: Bundle, part: str | None, prevalences: Sequence[str], as_json: bool) -> None:
+    """The whole evaluation of a classifier: scores, a table of classes, pictures in the run and its report."""
+    from genlab.cli.classify import evaluate_classifier
+
+    scores, rows, files = evaluate_classifier(model, part, prevalences)
+    written = append_scores(model.path, model.step, scores)
+    print_scores(scores, as_json)
+    if as_json:
+        return
+    columns = ["class", "count", "precision", "recall", "F1", "AUC", "AP", "sensitivity", "specificity", "PPV", "NPV",
+               "prevalence"]  # fmt: skip
+    make_console().print(make_table(None, columns, rows, right=columns[1:]))
+    for path in [written, *files]:
+        if path is not None:
+            print(f"written to {path}")
 
 
 def append_scores(checkpoint: Path, step: int, scores: Sequence[Any]) -> Path | None:

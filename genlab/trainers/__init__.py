@@ -7,6 +7,7 @@ from genlab.trainers.autoencoder import AutoencoderTrainer
 from genlab.trainers.base import Trainer
 from genlab.trainers.callbacks import Callback
 from genlab.trainers.cgan import CganTrainer
+from genlab.trainers.classifier import ClassifierTrainer
 from genlab.trainers.cyclegan import CycleGanTrainer
 from genlab.trainers.data_spec import DataSpec
 from genlab.trainers.dcgan import DcganTrainer
@@ -24,6 +25,7 @@ from genlab.trainers.wgan import WganGpTrainer, WganTrainer
 ALGORITHMS: Registry[type[Trainer]] = Registry("algorithm")
 ALGORITHMS.register("autoencoder")(AutoencoderTrainer)
 ALGORITHMS.register("cgan")(CganTrainer)
+ALGORITHMS.register("classifier")(ClassifierTrainer)
 ALGORITHMS.register("cyclegan")(CycleGanTrainer)
 ALGORITHMS.register("dcgan")(DcganTrainer)
 ALGORITHMS.register("encoder_classifier")(EncoderClassifierTrainer)
