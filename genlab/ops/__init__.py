@@ -40,7 +40,7 @@ __all__ = [
     "lstm",
     "norm_conv2d",
     "norm_conv_transpose2d",
-    "scaled_dot_product_attention",
     "rnn",
+    "scaled_dot_product_attention",
     "set_default_impl",
 ]
