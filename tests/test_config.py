@@ -51,7 +51,7 @@ def text_spec(name: str, kind: str):
     codec = build_codec(["a b c d"], unit="word", roles=(PAD, UNKNOWN, BEGIN, END, MASK)).to_dict()
     keys = {"sentence_pairs": ("source", "target"), "series": ()}.get(kind, ("tokens",))
     classes = 3 if kind in ("sentences", "tagged") else None
-    return DataSpec(name, kind, (1,) if kind == "series" else (), classes, codecs={key: codec for key in keys} or None)
+    return DataSpec(name, kind, (1,) if kind == "series" else (), classes, codecs=dict.fromkeys(keys, codec) or None)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

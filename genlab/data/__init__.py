@@ -6,8 +6,19 @@ everything that is wrong with a folder or archive of images. To add a set: one f
 imported below.
 """
 
-from genlab.data import cifar, digits, drawn, folders, idx, large_sets, pairs, points  # noqa: F401  (fills the catalogue)
-from genlab.data import text_corpora, text_pairs, text_sets  # noqa: F401  (fills the catalogue)
+from genlab.data import (  # noqa: F401  (fills the catalogue)
+    cifar,
+    digits,
+    drawn,
+    folders,
+    idx,
+    large_sets,
+    pairs,
+    points,
+    text_corpora,
+    text_pairs,
+    text_sets,
+)
 from genlab.data.base import ImageDataset, evenly_spaced, require_labels
 from genlab.data.catalogue import DATASETS, DatasetRow, build, describe, register
 from genlab.data.checking import CheckReport, Finding, check

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-import genlab.nn as lab
+from genlab.nn import GRU, LSTM, RNN
 
-RECURRENT = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+RECURRENT = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 State = Any  # (layers, N, H), or two of them for an LSTM
 
 
@@ -32,21 +31,15 @@ def build_recurrent(
         dropout: between layers.
         **dropouts: input_dropout, recurrent_dropout, weight_dropout, zoneout: same mask over the whole sequence.
     """
-    asked = {name: value for name, value in dropouts.items() if value}
-    between = dropout if layers > 1 else 0.0
-    network = getattr(lab, RECURRENT[kind], None) or getattr(nn, RECURRENT[kind])
-    return network(input_size, hidden, layers, batch_first=True, bidirectional=bidirectional, dropout=between, **asked)
+    return RECURRENT[kind](
+        input_size, hidden, layers, batch_first=True, bidirectional=bidirectional,
+        dropout=dropout if layers > 1 else 0.0, **dropouts,
+    )  # fmt: skip
 
 
 def run_recurrent(network: nn.Module, inputs: Tensor, state: State = None, lengths: Tensor | None = None) -> Any:
     """(outputs (N, T, H), final state) of sequences (N, T, I); with `lengths` the state is that at each one's end."""
-    if lengths is None:
-        return network(inputs, state)
-    if not isinstance(network, nn.RNN | nn.LSTM | nn.GRU):
-        return network(inputs, state, lengths)
-    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    outputs, state = network(packed, state)
-    return pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])[0], state
+    return network(inputs, state, lengths)
 
 
 def state_rows(state: State) -> tuple[Tensor, ...]:
