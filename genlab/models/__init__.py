@@ -22,11 +22,13 @@ from genlab.models.mlp import MlpDiscriminator, MlpGenerator
 from genlab.models.mobilenet import MobileNet, MobileNetV2
 from genlab.models.patchgan import PatchDiscriminator
 from genlab.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
+from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.resnet import ResNet
 from genlab.models.sgan import SganConvGenerator, SganDiscriminator, SganMlpGenerator
 from genlab.models.unet import UnetGenerator
 from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from genlab.models.vgg import AlexNet, Vgg
+from genlab.models.vit import VisionTransformer
 from genlab.models.wgan_gp_resnet import WganGpCritic, WganGpGenerator
 from genlab.registry import Registry
 
@@ -68,3 +70,5 @@ MODELS.register("resnet")(ResNet)
 MODELS.register("mobilenet")(MobileNet)
 MODELS.register("mobilenet_v2")(MobileNetV2)
 MODELS.register("context")(ContextNet)
+MODELS.register("vision_transformer")(VisionTransformer)
+MODELS.register("recurrent_classifier")(RecurrentClassifier)

@@ -17,6 +17,7 @@ from genlab.models.lenet import Convolution, LeNet5, SmallCnn
 from genlab.models.mobilenet import MobileNet, MobileNetV2
 from genlab.models.resnet import ResNet
 from genlab.models.vgg import AlexNet, Vgg
+from genlab.models.vit import VIT_SIZES, VisionTransformer
 from genlab.nn import init
 from genlab.nn.dropout import exchange_dropout
 from genlab.registry import Registry, nearest
@@ -40,6 +41,8 @@ class ClassifierModelConfig(Section):
     width: float = Field(1.0, gt=0, le=4, description="factor on the channels of mobilenet")
     batch_norm: bool = Field(False, description="behind each convolution of vgg")
     squeeze: bool = Field(False, description="squeeze-and-excitation in every block of resnet and resnext")
+    patch: int | None = Field(None, ge=1, le=64, description="pixels of a side of vit's patches; null: its size's own")
+    depth: int | None = Field(None, ge=1, le=64, description="blocks of vit; null: its size's own")
     auxiliary: bool = Field(False, description="googlenet's two heads in the middle")
     dropout: float | None = Field(None, ge=0, lt=1, description="probability; null: the paper's")
     dropout_kind: Literal["dropout", "spatial", "gaussian", "annealed", "drop_connect", "max_pool"] | None = Field(
@@ -140,6 +143,13 @@ def _context(shape: Shape, classes: int, small: bool, model: ClassifierModelConf
     return ContextNet(shape[0], classes, **_given(base_channels=model.base_channels, dropout=model.dropout))
 
 
+def _vit(size: str, shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    patch, depth, *widths = VIT_SIZES[size]
+    return VisionTransformer(
+        shape, classes, model.patch or patch, model.depth or depth, *widths, **_given(dropout=model.dropout)
+    )
+
+
 CLASSIFIERS: Registry[ClassifierNetwork] = Registry("network")
 CLASSIFIERS.register("lenet5")(ClassifierNetwork(_lenet, (28, 28)))
 CLASSIFIERS.register("small_cnn")(ClassifierNetwork(_small_cnn, (4, 4)))
@@ -154,3 +164,5 @@ CLASSIFIERS.register("resnext101_32x8d")(ClassifierNetwork(partial(_resnet, 101,
 CLASSIFIERS.register("mobilenet")(ClassifierNetwork(partial(_mobilenet, MobileNet)))
 CLASSIFIERS.register("mobilenet_v2")(ClassifierNetwork(partial(_mobilenet, MobileNetV2)))
 CLASSIFIERS.register("context")(ClassifierNetwork(_context, (4, 4)))
+for _size in VIT_SIZES:
+    CLASSIFIERS.register(f"vit_{_size}")(ClassifierNetwork(partial(_vit, _size)))

@@ -270,8 +270,9 @@ def test_a_family_learns_to_read_digits_that_it_has_not_seen(overrides, bound):
         ["model.network=resnext50_32x4d", "model.base_channels=32"],
         ["model.network=mobilenet", "model.width=0.25"],
         ["model.network=mobilenet_v2", "model.width=0.25"],
+        ["model.network=vit_tiny", "model.depth=2", "model.patch=4"],
     ],
-    ids=["lenet5", "alexnet", "vgg_bn", "googlenet", "resnext", "mobilenet", "mobilenet_v2"],
+    ids=["lenet5", "alexnet", "vgg_bn", "googlenet", "resnext", "mobilenet", "mobilenet_v2", "vit"],
 )
 def test_a_large_family_learns_twenty_digits_by_heart(overrides):
     """A quick bound for the slow ones: chance is 1 in 10, and a network whose gradient is wrong stays there."""
