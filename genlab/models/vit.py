@@ -69,7 +69,7 @@ class EncoderBlock(nn.Module):
         return weights
 
 
-class TokenEncoder(nn.Module):
+class TokenStack(nn.Module):
     """Learned 1-D positions, the blocks, and a last normalisation."""
 
     def __init__(self, length: int, depth: int, width: int, heads: int, mlp_width: int, dropout: float) -> None:
@@ -124,7 +124,7 @@ class VisionTransformer(nn.Module):
         self.patch, self.grid = patch, (sides[0] // patch, sides[1] // patch)
         self.conv_proj = Conv2d(channels, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.encoder = TokenEncoder(1 + math.prod(self.grid), depth, width, heads, mlp_width, dropout)
+        self.encoder = TokenStack(1 + math.prod(self.grid), depth, width, heads, mlp_width, dropout)
         self.heads = nn.Sequential(OrderedDict(head=nn.Linear(width, num_classes)))
         nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (channels * patch**2)))
         nn.init.zeros_(self.conv_proj.bias)
