@@ -172,7 +172,9 @@ class EvaluateConfig(Section):
         description="own: the algorithm's own scores; default: own, with fid and is of samples; fid and kid without "
         "classes; modes and fid of points; []: no scores",
     )
-    extractor: str = Field("auto", description="inception, classifier, rotation or auto (offline default of the set)")
+    extractor: str = Field(
+        "auto", description="inception, classifier, rotation, a classifier's run, or auto (offline default of the set)"
+    )
     samples: int = Field(2000, ge=2, description="generated images of one evaluation")
     real_split: str = Field("train", description="part of the data set that is compared with")
     batch_size: int = Field(100, ge=1)

@@ -47,7 +47,10 @@ def evaluate(
     ] = None,
     extractor: Annotated[
         str | None,
-        typer.Option(help="auto, inception, classifier, rotation or pixels; default: the run's.", metavar="NAME"),
+        typer.Option(
+            help="auto, inception, classifier, rotation, pixels, or a classifier's run; default: the run's.",
+            metavar="NAME|RUN",
+        ),
     ] = None,
     inception_weights: InceptionOption = None,
     samples: Annotated[

@@ -25,7 +25,13 @@ from genlab.nn.dropout import DROPOUTS, anneal
 from genlab.optimizers import build_optimizer
 from genlab.sharpness import at_worst_neighbour
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
-from genlab.trainers.classifier_config import IMAGENET, ClassifierRunConfig, head_of, load_weights
+from genlab.trainers.classifier_config import (
+    ClassifierRunConfig,
+    as_imagenet,
+    check_pictures,
+    head_of,
+    load_weights,
+)
 from genlab.trainers.update import Update
 
 if TYPE_CHECKING:
@@ -128,10 +134,7 @@ class ClassifierTrainer(Trainer):
 
     def _inputs(self, images: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the network takes them."""
-        if self.config.model.normalize == "none":
-            return images
-        mean, deviation = (images.new_tensor(values)[:, None, None] for values in IMAGENET)
-        return (images.add(1).div(2) - mean) / deviation
+        return images if self.config.model.normalize == "none" else as_imagenet(images)
 
     # What a trained one is asked for.
 
@@ -141,19 +144,17 @@ class ClassifierTrainer(Trainer):
         Raises:
             DataError: another number of channels than the network's, or values that are not finite.
         """
-        self._check_images(images)
+        check_pictures(images, self.data.shape[0])
         with self.inference():
             return self.inference_network("classifier")(self._inputs(images.to(self.device))).float().softmax(1)
 
     def predict_samples(self, images: Tensor, passes: int) -> Tensor:
         """Probabilities (passes, N, K) with dropout drawn anew in each pass (Gal and Ghahramani 2016, section 4).
 
-        Draws come from torch's global generator.
-
         Raises:
             ConfigError: the network has no dropout, so that every pass would be the same.
         """
-        self._check_images(images)
+        check_pictures(images, self.data.shape[0])
         network = self.inference_network("classifier")
         dropping = [module for module in network.modules() if isinstance(module, DROPOUTS) and module.p > 0]
         if not dropping:
@@ -174,21 +175,17 @@ class ClassifierTrainer(Trainer):
     def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the last linear layer sees of pictures, (N, D) float32."""
         self.check_labels(labels)
-        self._check_images(images)
+        return self.encode_and_classify(images)[0]
+
+    def encode_and_classify(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes (N, D), logits (N, K)) of one pass, float32 on the device."""
+        check_pictures(images, self.data.shape[0])
         network = self.inference_network("classifier")
         seen: list[Tensor] = []
         hook = head_of(network).register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
         with hook, self.inference():  # leaving a hook removes it
-            network(self._inputs(images.to(self.device)))
-        return seen[-1].float()
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.dim() != 4 or images.shape[1] != self.data.shape[0]:
-            raise DataError(
-                f"classifier: expected pictures (N, {self.data.shape[0]}, H, W), got {tuple(images.shape)}; convert"
-            )
-        if not torch.isfinite(images).all():
-            raise DataError("classifier: expected finite pictures in [-1, 1], got NaN or Inf; remove them")
+            logits = network(self._inputs(images.to(self.device)))
+        return seen[-1].float(), logits.float()
 
     def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
         """Examples in the order of the class that they are taken for: a mistake stands among others."""

@@ -16,13 +16,12 @@ from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.data.augmentation import AugmentConfig
 from genlab.data.partition import PartitionConfig
 from genlab.ema import EmaConfig
-from genlab.errors import CheckpointError
+from genlab.errors import CheckpointError, DataError
 from genlab.models.classifiers import ClassifierModelConfig
 
 KEY = "model.weights"
 _PREFIX = "networks/classifier/"
-# Mean and deviation of ImageNet's pixels in [0, 1], which torchvision's weights expect to be taken out.
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its pixels in [0, 1]
 
 
 class SgdConfig(OptimizerConfig):
@@ -75,6 +74,20 @@ class ClassifierRunConfig(RunConfig):
         if self.model.new_head and self.model.weights is None:
             raise ValueError("model.new_head: expected model.weights beside it, got none")
         return self
+
+
+def as_imagenet(images: Tensor) -> Tensor:
+    """RGB pictures in [-1, 1] as torchvision's weights expect them: ImageNet's mean 0 and deviation 1."""
+    mean, deviation = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return (images.add(1).div(2) - mean) / deviation
+
+
+def check_pictures(images: Tensor, channels: int) -> None:
+    """Raises DataError unless images are finite, (N, channels, H, W)."""
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise DataError(f"classifier: expected pictures (N, {channels}, H, W), got {tuple(images.shape)}; convert them")
+    if not torch.isfinite(images).all():
+        raise DataError("classifier: expected finite pictures in [-1, 1], got NaN or Inf; remove them")
 
 
 def head_of(network: nn.Module) -> nn.Linear:

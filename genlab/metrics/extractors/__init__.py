@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ def resolve(
     """The feature extractor called `name`.
 
     Args:
-        name: "inception", "classifier", "rotation", "pixels", or "auto": "classifier" for a data set with classes,
-            "rotation" for one without, the points themselves for a set of points.
+        name: "inception", "classifier", "rotation", "pixels", the path of a run of algorithm classifier, or "auto":
+            "classifier" for a data set with classes, "rotation" for one without, the points themselves for points.
         train: ImageDataset that classifier and rotation learn from, on the first use of that data.
         held_out: ImageDataset that their accuracy is measured on.
         weights: Inception's file.
@@ -58,6 +59,10 @@ def resolve(
         from genlab.metrics.extractors.pixels import PixelExtractor
 
         return PixelExtractor(device=device)
+    if kind == "run":
+        from genlab.metrics.extractors.run import RunExtractor
+
+        return RunExtractor(name, train, device=device)
     if kind == "points":
         from genlab.metrics.extractors.points import PointExtractor
 
@@ -69,15 +74,19 @@ def resolve(
 
 
 def choose(name: str, train: Any | None) -> str:
-    """The kind of extractor that `name` means for a data set: one of EXTRACTORS, or "points".
+    """The kind of extractor that `name` means for a data set: one of EXTRACTORS, "run" or "points".
 
     Raises:
         MetricError: as `resolve`.
     """
     if name not in EXTRACTORS and name != "auto":
+        if Path(name).exists():
+            return "run"
         guess = nearest(name, [*EXTRACTORS, "auto"])
         hint = f"; did you mean {guess!r}?" if guess else ""
-        raise MetricError(f"extractor: expected one of auto, {', '.join(EXTRACTORS)}, got {name!r}{hint}")
+        raise MetricError(
+            f"extractor: expected one of auto, {', '.join(EXTRACTORS)}, or a classifier's run, got {name!r}{hint}"
+        )
     if name in ("inception", "pixels"):
         return name
     if train is None:
