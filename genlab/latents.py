@@ -80,7 +80,7 @@ def latent_figure(
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     pixels, share = principal_plane(images.flatten(1).cpu())
-    _scatter(left, pixels, labels, class_names)
+    scatter_classes(left, pixels, labels, class_names)
     left.set_title(f"pixels: two principal components ({share:.0%} of the variance)", fontsize=10)
     if codes.shape[1] <= 2:
         plane = np.zeros((len(codes), 2))
@@ -89,7 +89,7 @@ def latent_figure(
     else:
         plane, share = principal_plane(codes)
         title = f"code of {codes.shape[1]} numbers: two principal components ({share:.0%} of the variance)"
-    _scatter(right, plane, labels, class_names)
+    scatter_classes(right, plane, labels, class_names)
     right.set_title(title, fontsize=10)
     if labels is not None and class_names and len(class_names) <= MOST_NAMED_CLASSES:
         handles, names = right.get_legend_handles_labels()
@@ -97,7 +97,8 @@ def latent_figure(
     return figure
 
 
-def _scatter(axes: Axes, points: np.ndarray, labels: Tensor | None, names: Sequence[str] | None) -> None:
+def scatter_classes(axes: Axes, points: np.ndarray, labels: Tensor | None, names: Sequence[str] | None) -> None:
+    """Points of a plane (N, 2), coloured by class where there are labels; few classes go into the legend."""
     style = {"s": 6, "linewidths": 0, "alpha": 0.8}
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], color="#3b6ea5", **style)

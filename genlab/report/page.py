@@ -150,13 +150,13 @@ def _inline(png: bytes) -> str:
 
 
 def _pictures(record: RunRecord) -> str:
-    """What the algorithm shows beside its samples (walks along codes, latents, reconstructions), as they were last."""
+    """What is shown beside the samples (codes, reconstructions, a classifier's curves and maps), as it was last."""
     figures = "".join(
         f'<figure class="card"><img alt="{escape(name)} at step {step}" src="{_inline(path.read_bytes())}">'
         f"<figcaption>{escape(name)}, step {step:,}</figcaption></figure>"
         for name, (step, path) in record.pictures.items()
     )
-    return f'<h2>Codes, latents, reconstructions</h2><div class="pictures">{figures}</div>' if figures else ""
+    return f'<h2>Pictures of the model</h2><div class="pictures">{figures}</div>' if figures else ""
 
 
 def _scores(record: RunRecord) -> str:

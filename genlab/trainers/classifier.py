@@ -113,7 +113,7 @@ class ClassifierTrainer(Trainer):
         network, settings = self.networks["classifier"], self.config.classifier
         for images, labels, others in update.micro_batches(x, y, partner):
             with self.autocast():
-                outputs = network(self._inputs(images))
+                outputs = network(self.inputs_of(images))
             logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = total = self._cross_entropy(logits, labels, others, share)
             for others_logits in auxiliary:
@@ -132,7 +132,7 @@ class ClassifierTrainer(Trainer):
             return loss
         return share * loss + (1 - share) * F.cross_entropy(logits.float(), others, label_smoothing=smoothing)
 
-    def _inputs(self, images: Tensor) -> Tensor:
+    def inputs_of(self, images: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the network takes them."""
         return images if self.config.model.normalize == "none" else as_imagenet(images)
 
@@ -146,7 +146,7 @@ class ClassifierTrainer(Trainer):
         """
         check_pictures(images, self.data.shape[0])
         with self.inference():
-            return self.inference_network("classifier")(self._inputs(images.to(self.device))).float().softmax(1)
+            return self.inference_network("classifier")(self.inputs_of(images.to(self.device))).float().softmax(1)
 
     def predict_samples(self, images: Tensor, passes: int) -> Tensor:
         """Probabilities (passes, N, K) with dropout drawn anew in each pass (Gal and Ghahramani 2016, section 4).
@@ -162,7 +162,7 @@ class ClassifierTrainer(Trainer):
                 f"model.network={self.config.model.network}: expected a network with dropout, which Monte Carlo "
                 "passes vary, got none; train one with model.dropout above 0"
             )
-        images = self._inputs(images.to(self.device))
+        images = self.inputs_of(images.to(self.device))
         with self.inference():
             for module in dropping:
                 module.train()
@@ -184,7 +184,7 @@ class ClassifierTrainer(Trainer):
         seen: list[Tensor] = []
         hook = head_of(network).register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
         with hook, self.inference():  # leaving a hook removes it
-            logits = network(self._inputs(images.to(self.device)))
+            logits = network(self.inputs_of(images.to(self.device)))
         return seen[-1].float(), logits.float()
 
     def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:

@@ -51,8 +51,8 @@ class RunExtractor(FeatureExtractor):
         names = tuple(getattr(train, "class_names", None) or ())
         if names and names != tuple(data.class_names or ()):
             raise MetricError(
-                f"extractor {path}: expected a classifier of the classes of {train.name} ({', '.join(names[:4])}, ...), "
-                f"got one of {data.name}; train one on the same data"
+                f"extractor {path}: expected a classifier of the classes of {train.name} "
+                f"({', '.join(names[:4])}, ...), got one of {data.name}; train one on the same data"
             )
         if data.shape[0] not in (1, 3):
             raise MetricError(f"extractor {path}: expected a classifier of 1 or 3 channels, got {data.shape[0]}")
