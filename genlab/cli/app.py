@@ -31,6 +31,7 @@ from genlab.cli import (
     train,
     translate,
     traverse,
+    write_text,
 )
 from genlab.cli.failures import Terminated, describe_failure, terminating_on_sigterm
 
@@ -73,6 +74,7 @@ def build_app() -> typer.Typer:
         score,
         likelihood,
         predict_text,
+        write_text,
         inspect,
         build,
         bench,

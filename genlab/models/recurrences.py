@@ -39,6 +39,11 @@ def build_recurrent(
 
 def run_recurrent(network: nn.Module, inputs: Tensor, state: State = None, lengths: Tensor | None = None) -> Any:
     """(outputs (N, T, H), final state) of sequences (N, T, I); with `lengths` the state is that at each one's end."""
+    if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        low = torch.get_autocast_dtype("cpu")
+        if low == torch.float16:  # oneDNN has no recurrent network in it
+            with torch.autocast("cpu", enabled=False):
+                return network(inputs.float(), state, lengths)
     return network(inputs, state, lengths)
 
 

@@ -14,6 +14,7 @@ from genlab.trainers.dcgan import DcganTrainer
 from genlab.trainers.encoder_classifier import EncoderClassifierTrainer
 from genlab.trainers.goodfellow_gan import GoodfellowGanTrainer
 from genlab.trainers.infogan import InfoGanTrainer
+from genlab.trainers.language_model import LanguageModelTrainer
 from genlab.trainers.pix2pix import Pix2PixTrainer
 from genlab.trainers.progressive import ProgressiveTrainer
 from genlab.trainers.sentence_classifier import SentenceClassifierTrainer
@@ -31,6 +32,7 @@ ALGORITHMS.register("dcgan")(DcganTrainer)
 ALGORITHMS.register("encoder_classifier")(EncoderClassifierTrainer)
 ALGORITHMS.register("gan")(GoodfellowGanTrainer)
 ALGORITHMS.register("infogan")(InfoGanTrainer)
+ALGORITHMS.register("language_model")(LanguageModelTrainer)
 ALGORITHMS.register("pix2pix")(Pix2PixTrainer)
 ALGORITHMS.register("progressive")(ProgressiveTrainer)
 ALGORITHMS.register("sentence_classifier")(SentenceClassifierTrainer)

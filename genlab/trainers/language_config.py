@@ -1,0 +1,91 @@
+"""Configuration of language models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from genlab.config import RunConfig, Section
+from genlab.text_config import TextDataConfig
+from genlab.trainers.sentence_config import Probability, Size
+from genlab.trainers.stack import AdamConfig
+
+
+class LanguageRecurrentConfig(Section):
+    """Of rnn, lstm and gru."""
+
+    hidden: Size = 512
+    layers: int = Field(2, ge=1, le=16)
+    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
+    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
+    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights (Merity et al. 2017: 0.5)")
+    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
+
+    def dropouts(self) -> dict[str, float]:
+        """The dropouts inside of the recurrence."""
+        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
+
+
+class FeedForwardConfig(Section):
+    """Of feedforward (Bengio et al. 2003)."""
+
+    context: Size = Field(5, description="tokens that are seen")
+    hidden: Size = 100
+    direct: bool = Field(True, description="connections from the vectors to the output")
+
+
+class TransformerConfig(Section):
+    """Of transformer; `model.embedding` is its width."""
+
+    layers: int = Field(4, ge=1, le=64)
+    heads: Size = 4
+    feedforward: Size | None = Field(None, description="hidden units of a block; null: 4 widths")
+    positions: Size = Field(256, description="longest text in tokens")
+
+
+class LanguageModelConfig(Section):
+    """The network."""
+
+    network: Literal["rnn", "lstm", "gru", "feedforward", "transformer"] = "lstm"
+    embedding: Size = Field(128, description="numbers of a token's vector")
+    dropout: Probability = 0.0
+    tie: bool = Field(False, description="output rows are the tokens' vectors (rnn, lstm, gru, transformer)")
+    recurrent: LanguageRecurrentConfig = Field(default_factory=LanguageRecurrentConfig)
+    feedforward: FeedForwardConfig = Field(default_factory=FeedForwardConfig)
+    transformer: TransformerConfig = Field(default_factory=TransformerConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LanguageModelConfig:
+        if self.network == "transformer" and self.embedding % self.transformer.heads:
+            raise ValueError(
+                f"transformer.heads: expected a divisor of model.embedding={self.embedding}, got "
+                f"{self.transformer.heads}"
+            )
+        if self.tie and self.network == "feedforward":
+            raise ValueError("tie: expected false, as feedforward's output layer has other sizes than its vectors")
+        if self.tie and self.network in ("rnn", "lstm", "gru") and self.recurrent.hidden != self.embedding:
+            raise ValueError(
+                f"tie: expected model.recurrent.hidden = model.embedding, got {self.recurrent.hidden} and "
+                f"{self.embedding}"
+            )
+        return self
+
+
+class LanguageConfig(RunConfig):
+    """`algorithm: language_model`."""
+
+    data: TextDataConfig = Field(default_factory=lambda: TextDataConfig(name="small_stories"))
+    model: LanguageModelConfig = Field(default_factory=LanguageModelConfig)
+    optimizer: AdamConfig = Field(default_factory=AdamConfig)
+    gradient_limit: float | None = Field(1.0, gt=0, description="longest gradient; longer ones are shortened")
+    sample_tokens: int = Field(200, ge=1, le=100_000, description="tokens of each text among the samples")
+
+    @model_validator(mode="after")
+    def _windows_fit_the_places(self) -> LanguageConfig:
+        places, length = self.model.transformer.positions, self.data.sequence_length
+        if self.model.network == "transformer" and length > places:
+            raise ValueError(
+                f"data.sequence_length: expected at most model.transformer.positions={places}, got {length}"
+            )
+        return self
