@@ -37,10 +37,11 @@ NATIVE = {
     "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "layer_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "optimizer_step": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
-NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act")
+NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ _LAYER_NORM_FUSED = "residual and relu in the same pass, bfloat16: 1.1-1.9x of t
 _FUSED = "native passes around the convolution that conv2d's own `auto` takes: 1.4-2.8x of torch's (Zen 4, one thread)"
 _FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
+_STEP = "the step, the moving average, the bound and the clipping in one pass over memory for all parameters together"
+_STEP_TORCH = "torch's fused or foreach step, then the average and the bound"
+_STEP_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's fused or foreach step, then the average"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
@@ -106,6 +110,9 @@ RULES = (
     Rule("layer_norm_act", "cpu", "native", _LAYER_NORM_FUSED, _NORM_DTYPES, norm_tuning.native_layer_norm_wins),
     Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("optimizer_step", "cpu", "native", _STEP, CPU_DTYPES),
+    Rule("optimizer_step", "cpu", "torch", _STEP_TORCH),
+    Rule("optimizer_step", "cuda", "torch", _STEP_CUDA),
 )
 
 _RULES_OF = {
