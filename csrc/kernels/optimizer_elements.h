@@ -72,7 +72,6 @@ GENLAB_ELEMENT void rmsprop_element(
   if (centered) {
     mean = mix(mean, g, c.near2 ? c.rest2 : c.beta2, c.near2);
     second = v - mean * mean;
-    second = second < V{} ? V{} : second;  // a variance: rounding alone takes it below zero
   }
   const V moved = g / (square_root(second) + c.eps);
   if (momentum) {

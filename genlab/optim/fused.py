@@ -1,4 +1,4 @@
-"""What the optimisers share: the step's frame, its options beside the rule, and state that lies where kernels need it."""
+"""What the optimisers share: the step, its options beside the rule, and state that lies where kernels need it."""
 
 from __future__ import annotations
 
@@ -113,6 +113,9 @@ class FusedStep(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         self._refuse_differentiable()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "impl": self.impl}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

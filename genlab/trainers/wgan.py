@@ -143,7 +143,7 @@ class WganTrainer(GanTrainer):
         return metrics
 
     def weight_bound(self, name: str) -> float | None:
-        """c: each update of the critic ends with w <- clip(w, -c, c) of all its weights, those of normalisations too."""
+        """c: each update of the critic ends with w <- clip(w, -c, c), all its weights, those of normalisations too."""
         return self.config.wgan.clip if name == "discriminator" else None
 
 
