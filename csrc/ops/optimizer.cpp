@@ -92,7 +92,7 @@ class TensorTable {
     check_length("steps", tensors);
     for (size_t i = 0; i < tensors.size(); ++i) {
       TORCH_CHECK_TYPE(
-          tensors[i].scalar_type() == at::kFloat, op_, ": expected steps of dtype float, got ", tensors[i].scalar_type());
+          tensors[i].scalar_type() == at::kFloat, op_, ": expected steps of dtype Float, got ", tensors[i].scalar_type());
       TORCH_CHECK_VALUE(tensors[i].numel() == 1, op_, ": expected steps of one element, got shape ", shape_text(tensors[i]));
       check_device(op_, "every step", tensors[i], params_[i]);
       table_[i].step = static_cast<float*>(tensors[i].mutable_data_ptr());

