@@ -149,8 +149,9 @@ GENLAB_DEVICE void step_elements(
   if (t.shadow != nullptr && p.shadow_dtype == DType::kFloat16) store_shadow<Float16>(t.shadow, at, x);
 }
 
+// Two blocks at least: where ptxas counts on more, it spills.
 template <typename T, OptimizerRule kRule>
-__global__ void __launch_bounds__(kThreads) optimizer_step_kernel(
+__global__ void __launch_bounds__(kThreads, 2) optimizer_step_kernel(
     const __grid_constant__ OptimizerParams p, const __grid_constant__ OptimizerTable table,
     const OptimizerFactors* factors) {
   const int slot = slot_of(table, blockIdx.x);

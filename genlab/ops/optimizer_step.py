@@ -298,7 +298,9 @@ def _composed(
         if isinstance(factor, Tensor):
             grads = [(_wide(g) * factor.to(_wide(g))).to(g.dtype) for g in grads]
         # torch's fused kernels walk a parameter and its gradient alike, whatever their strides.
-        grads = [g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in zip(grads, params, strict=True)]
+        grads = [
+            g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in zip(grads, params, strict=True)
+        ]
         (by_torch if _chosen(impl, params) == "torch" else by_definition)(grads)
     _follow(params, extras)
 

@@ -182,7 +182,9 @@ class Problem:
         for name in kept & found.keys():
             for a, e in zip(found[name], expected[name], strict=True):
                 step = torch.finfo(self.dtype).eps
-                torch.testing.assert_close(a.to(e), e, rtol=8 * step, atol=8 * step, msg=lambda text, n=name: f"{n}: {text}")
+                torch.testing.assert_close(
+                    a.to(e), e, rtol=8 * step, atol=8 * step, msg=lambda text, n=name: f"{n}: {text}"
+                )
         if "shadow" in found:
             for shadow, param in zip(found["shadow"], found["param"], strict=True):
                 assert torch.equal(shadow, param.to(shadow.dtype)), "shadow: not the rounded parameter"

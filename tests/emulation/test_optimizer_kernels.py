@@ -83,7 +83,10 @@ def test_the_structs_have_the_layout_that_these_tests_declare(library):
 # Each breaks the kernels' text in one way; a patch that no longer applies fails its test.
 FAULTS = {
     "no barrier in the sum": ("__syncthreads();\n    if (int(threadIdx.x) < width)", "if (int(threadIdx.x) < width)"),
-    "a chunk too long": ("t.count - begin < kOptimizerChunk ? t.count : begin", "t.count - begin < kOptimizerChunk ? t.count + 2 : begin"),
+    "a chunk too long": (
+        "t.count - begin < kOptimizerChunk ? t.count : begin",
+        "t.count - begin < kOptimizerChunk ? t.count + 2 : begin",
+    ),
     "the tail is left out": ("for (int64_t at = whole + threadIdx.x; at < end;", "for (int64_t at = end; at < end;"),
     "the neighbour's tensor": ("if (table.first_chunk[middle] <= chunk)", "if (table.first_chunk[middle] < chunk)"),
     "the bound is forgotten": ("narrow<T>(bounded(x[j], c.bound))", "narrow<T>(x[j])"),

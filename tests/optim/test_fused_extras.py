@@ -114,7 +114,10 @@ def test_a_gradient_scaler_unscales_clips_and_skips_as_with_torch(name, impl, ma
 @each_kind
 def test_average_bound_and_shadows_are_those_of_separate_calls(name, impl):
     mine, plain = make(), make()
-    optimizer, theirs = getattr(optim, name)(mine, **KINDS[name], impl=impl), getattr(torch.optim, name)(plain, **KINDS[name])
+    optimizer, theirs = (
+        getattr(optim, name)(mine, **KINDS[name], impl=impl),
+        getattr(torch.optim, name)(plain, **KINDS[name]),
+    )
     averages, expected = [p.detach().clone() for p in mine], [p.detach().clone() for p in plain]
     kinds = (torch.bfloat16, torch.float16, torch.bfloat16, torch.float16, torch.float16)
     shadows = {p: torch.empty_like(p, dtype=kind) for p, kind in zip(mine, kinds, strict=True)}

@@ -104,7 +104,10 @@ def test_any_memory_order_of_parameter_gradient_and_state_gives_the_same_step(na
         return [wide[:, ::2].requires_grad_(), wide.t()[1:4].clone().t().requires_grad_()]
 
     mine, plain = odd(), odd()
-    optimizer, theirs = getattr(optim, name)(mine, **options, impl="native"), getattr(torch.optim, name)(plain, **options)
+    optimizer, theirs = (
+        getattr(optim, name)(mine, **options, impl="native"),
+        getattr(torch.optim, name)(plain, **options),
+    )
     assert not mine[0].is_contiguous() and mine[0].numel() < mine[0].untyped_storage().size() // 8
     for seed in range(3):
         give_gradients(mine, seed)
