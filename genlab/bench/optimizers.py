@@ -1,8 +1,8 @@
 """The optimiser's step in `genlab bench op`: the parameters of the lab's generators, ours beside torch's calls.
 
-A step changes what it works on, so each contender has tensors of its own, and correctness is that of one step from fresh
-copies, before the clock starts and after it stops. Parameters are float32 in every precision of the lab, and so are the
-rows.
+A step changes what it works on, so each contender has tensors of its own, and correctness is that of one step from
+fresh copies, before the clock starts and after it stops. Parameters are float32 in every precision of the lab, and so
+are the rows.
 """
 
 from __future__ import annotations

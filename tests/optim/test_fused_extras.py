@@ -1,4 +1,4 @@
-"""What genlab.optim does in the step's own pass: loss scale, clipping, average, bound and shadows, beside torch's calls."""
+"""What genlab.optim does in the step's own pass, beside torch's calls: scale, clipping, average, bound, shadows."""
 
 from __future__ import annotations
 
