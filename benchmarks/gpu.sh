@@ -80,7 +80,8 @@ stage doctor 30 "$PYTHON" -m genlab doctor --json
 # The kernels first, so that a broken one is known even where the time runs out.
 tests=("$PYTHON" -m pytest -m cuda -q --tb=short -p no:cacheprovider)
 stage tests_ops 110 "${tests[@]}" tests/ops --junitxml "$out/tests_ops.xml"
-stage tests_rest 80 "${tests[@]}" tests --ignore tests/ops --junitxml "$out/tests_rest.xml"
+stage tests_optim 40 "${tests[@]}" tests/optim --junitxml "$out/tests_optim.xml"
+stage tests_rest 80 "${tests[@]}" tests --ignore tests/ops --ignore tests/optim --junitxml "$out/tests_rest.xml"
 
 if [ -n "$sanitizer" ]; then
   small=(tests/ops/test_on_gpu.py -k "agrees_with_the_cpu and float32")
@@ -97,6 +98,8 @@ for dtype in bf16 fp32; do
   stage "bench_op_$dtype" 90 "$PYTHON" -m genlab bench op --device cuda --dtype "$dtype" --shapes full --rounds 4 \
     --seconds 0.005 --limit 65 --json "$out/op_$dtype.json" --plot "$out/op_$dtype.png"
 done
+stage bench_optimizer 30 "$PYTHON" -m genlab bench op optimizer_step --device cuda --shapes full --rounds 4 \
+  --seconds 0.005 --json "$out/optimizer.json"
 for precision in bf16-mixed fp32; do
   stage "bench_step_$precision" 45 "$PYTHON" -m genlab bench step --device cuda --precision "$precision" --batch 128 \
     --no-compile --rounds 6 --steps 10 --json "$out/step_$precision.json"

@@ -51,6 +51,27 @@ TORCH_LIBRARY(genlab, m) {
       "layer_norm_act_backward(Tensor grad_output, Tensor input, int normalized_dims, Tensor mean, Tensor rstd, "
       "Tensor? weight, Tensor? bias, Tensor? residual, float eps, str? activation, float negative_slope, bool[4] wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "optimizer_step_adam(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] steps, float lr, float beta1, float beta2, float eps, float weight_decay, "
+      "bool decoupled, bool maximize, Tensor? lr_tensor, Tensor? grad_scale, Tensor? found_inf, Tensor? grad_norm, "
+      "float max_norm, Tensor(f!)[] averages, float average_share, Tensor? average_share_tensor, Tensor(g!)[] shadows, "
+      "float bound) -> ()");
+  m.def(
+      "optimizer_step_rmsprop(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] square_avgs, Tensor(c!)[] grad_avgs, "
+      "Tensor(d!)[] momentum_buffers, Tensor(e!)[] steps, float lr, float alpha, float eps, float weight_decay, "
+      "float momentum, bool maximize, Tensor? lr_tensor, Tensor? grad_scale, Tensor? found_inf, Tensor? grad_norm, "
+      "float max_norm, Tensor(f!)[] averages, float average_share, Tensor? average_share_tensor, Tensor(g!)[] shadows, "
+      "float bound) -> ()");
+  m.def(
+      "optimizer_step_sgd(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, bool[] is_first, float lr, "
+      "float weight_decay, float momentum, float dampening, bool nesterov, bool maximize, Tensor? lr_tensor, "
+      "Tensor? grad_scale, Tensor? found_inf, Tensor? grad_norm, float max_norm, Tensor(f!)[] averages, float average_share, "
+      "Tensor? average_share_tensor, Tensor(g!)[] shadows, float bound) -> ()");
+  m.def(
+      "optimizer_step_follow(Tensor(a!)[] params, Tensor(f!)[] averages, float average_share, Tensor? average_share_tensor, "
+      "Tensor(g!)[] shadows, float bound) -> ()");
+  m.def("optimizer_step_norm(Tensor[] grads) -> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -105,6 +105,9 @@ class OptimizerConfig(Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="of rmsprop and sgd")
     nesterov: bool = Field(False, description="sgd: momentum looks ahead; needs momentum above 0")
     alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop's smoothing constant")
+    max_grad_norm: float | None = Field(
+        None, gt=0, description="the gradients' common 2-norm is clipped to it (Pascanu et al. 2013); null: not clipped"
+    )
 
     @field_validator("betas")
     @classmethod

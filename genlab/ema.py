@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from genlab.config import Section
+from genlab.optim import WeightAverage
 
 
 class EmaConfig(Section):
@@ -59,16 +60,29 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Takes the module's present parameters into the average; call once after each optimiser step."""
+        """Takes the module's present parameters and buffers in; call once after each optimiser step."""
+        follow = self.advance(module)
+        torch._foreach_lerp_(list(follow.of.values()), list(follow.of), follow.share)
+        self.copy_buffers(module)
+
+    def next_share(self) -> float:
+        """Weight of the parameters of the next update beside the average so far: 1 for the first."""
         decay = self.decay()
+        return (1.0 - decay) / (decay * self.weight + (1.0 - decay))
+
+    def advance(self, module: nn.Module) -> WeightAverage:
+        """Counts an update whose parameters the optimiser's step takes in (`genlab.optimizers.take_step`)."""
+        decay, share = self.decay(), self.next_share()
         self.weight = decay * self.weight + (1.0 - decay)
-        share = (1.0 - decay) / self.weight
-        averages = [p for p in self.module.parameters() if p.is_floating_point()]
-        current = [p.detach() for p in module.parameters() if p.is_floating_point()]
-        torch._foreach_lerp_(averages, current, share)
+        self.updates += 1
+        pairs = zip(module.parameters(), self.module.parameters(), strict=True)
+        return WeightAverage({p: average for p, average in pairs if p.is_floating_point()}, share)
+
+    @torch.no_grad()
+    def copy_buffers(self, module: nn.Module) -> None:
+        """Takes the module's present buffers in: after all that a training step does with them."""
         for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(buffer)
-        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The counters; the tensors are those of `self.module.state_dict()`."""

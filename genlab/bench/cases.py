@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab import ops
+from genlab.bench import optimizers
 from genlab.errors import UserError
 
 Tensors = tuple[Tensor, ...]
-OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "conv2d", "conv_transpose2d")
+OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step", "conv2d", "conv_transpose2d")
 SHAPES = ("quick", "full", "tiny")
 
 
@@ -36,6 +37,7 @@ class Case:
         flops: of the direct algorithm.
         values: read and written once each, the least that has to move.
         layer: of a convolution.
+        step: of an optimiser, whose contenders `genlab.bench.optimizers` makes; float32 in every row.
     """
 
     op: str
@@ -50,6 +52,7 @@ class Case:
     flops: float
     values: float
     layer: Conv | None = None
+    step: optimizers.StepKind | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,16 @@ def _torch_norm(op: str, activation: str | None, input: Tensor, weight: Tensor, 
     return ops.activation.apply_(output, activation, 0.2)
 
 
+def _step(label: str, direction: str) -> Case:
+    kind = optimizers.KINDS[direction]
+    count = sum(torch.Size(size).numel() for size in optimizers.sizes_of(label))
+    return Case(
+        optimizers.OP, direction, label, f"{count} parameters", functools.partial(optimizers.make, label),
+        functools.partial(optimizers.ours, kind), functools.partial(optimizers.peer, kind), (), (), 0.0,
+        float(kind.moved * count), step=kind,
+    )  # fmt: skip
+
+
 LEAKY = "leaky_relu"
 DCGAN_64 = (
     Conv("DCGAN-64 D1", 64, 3, 64, 64, 64, 4, 2, 1, activation=LEAKY),
@@ -196,6 +209,14 @@ NORMS = (
     ("layer_norm_act", "Transformer, gelu", (32, 128, 512), "gelu"),
 )
 QUICK_NORMS = ("DCGAN-64 D2", "ResNet-9 block", "Transformer")
+STEPS = tuple((label, direction) for label in optimizers.LISTS for direction in optimizers.KINDS)
+QUICK_STEPS = (
+    ("DCGAN-64 G", "adam+ema"),
+    ("DCGAN-64 G", "rmsprop+clamp"),
+    ("DCGAN-64 G", "sgd"),
+    ("Pix2Pix G", "adam+ema"),
+)
+TINY_STEPS = tuple(("tiny", direction) for direction in optimizers.KINDS)
 TINY = (
     Conv("tiny", 2, 4, 8, 8, 8, 4, 2, 1, activation=LEAKY),
     Conv("tiny", 2, 8, 4, 4, 4, 4, 2, 1, transposed=True),
@@ -232,5 +253,6 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     for op, label, sizes, activation in TINY_NORMS if shapes == "tiny" else NORMS:
         if shapes != "quick" or label in QUICK_NORMS:
             cases += _norm(op, label, sizes, activation)
+    cases += [_step(*row) for row in {"tiny": TINY_STEPS, "quick": QUICK_STEPS, "full": STEPS}[shapes]]
     cases += [case for layer in layers(shapes) for case in _conv(layer)]
     return [case for case in cases if not names or case.op in names]

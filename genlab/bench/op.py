@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from genlab.bench import optimizers
 from genlab.bench import variants as contenders
 from genlab.bench.cases import Case, make_cases
 from genlab.bench.measure import (
@@ -156,6 +157,8 @@ def _ceilings(settings: OpSettings) -> Ceilings:
 
 def measure_case(case: Case, settings: OpSettings, load: ForeignLoad | None = None) -> list[dict[str, Any]]:
     """The rows of a case: one on the CPU; calls one by one and as a CUDA graph on a GPU."""
+    if case.step is not None:
+        return [_measure_steps(case, case.step, dataclasses.replace(settings, dtype="fp32"), load)]
     kind = torch.device(settings.device).type
     masters = contenders.make_masters(case, settings.dtype, settings.seed)
     exact = contenders.reference(case, masters, settings.dtype, settings.seed, settings.device)
@@ -186,6 +189,34 @@ def measure_case(case: Case, settings: OpSettings, load: ForeignLoad | None = No
         summarize_row(case, settings, mode, {name: dict(entry) for name, entry in entries.items()}, measured, copies)
         for mode in modes
     ]
+
+
+def _measure_steps(
+    case: Case, kind: optimizers.StepKind, settings: OpSettings, load: ForeignLoad | None
+) -> dict[str, Any]:
+    """The row of an optimiser: calls one by one, each contender on tensors of its own."""
+    device, where = settings.device, torch.device(settings.device).type
+    masters = tuple(contenders.make_masters(case, "fp32", settings.seed))
+    exact = [case.peer(*(t.to(device, torch.float64) for t in masters))]
+    entries = {name: _new_entry(Variant(name, impl)) for name, impl in optimizers.contenders_of(kind).items()}
+    ready: dict[tuple[str, str], Callable[[], object]] = {}
+
+    def check(name: str) -> None:
+        fresh = [t.to(device) for t in masters]
+        _check(entries[name], Rotation([lambda: [optimizers.one_step(kind, name, *fresh)]]), exact, "fp32")
+
+    for name, entry in entries.items():
+        try:
+            check(name)
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            entry["absent"] = str(error).splitlines()[0][:300]
+            continue
+        if entry["refused"] is None:
+            ready["eager", name] = optimizers.prepare(kind, masters, name, device, torch.float32)
+    measured = alternate(ready, rounds=settings.rounds, seconds=settings.seconds, device=where, load=load)  # type: ignore[arg-type]
+    for _, name in ready:
+        check(name)
+    return summarize_row(case, settings, "eager", entries, measured, 1)
 
 
 def _copies(case: Case, settings: OpSettings) -> int:

@@ -42,10 +42,11 @@ NATIVE = {
     "gru": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "lstm": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "rnn": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "optimizer_step": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
-NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act")
+NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisatio
 _ATTENTION = "there is no native kernel; torch's"
 _RECURRENCE = "torch's own network"
 _RECURRENCE_CUDA = "the native CUDA kernels have not been timed on a GPU; cuDNN"
+_STEP = "the step, the moving average, the bound and the clipping in one pass over memory for all parameters together"
+_STEP_TORCH = "torch's fused or foreach step, then the average and the bound"
+_STEP_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's fused or foreach step, then the average"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
@@ -124,6 +128,9 @@ RULES = (
     Rule("lstm", "cuda", "torch", _RECURRENCE_CUDA),
     Rule("rnn", "cpu", "torch", _RECURRENCE),
     Rule("rnn", "cuda", "torch", _RECURRENCE_CUDA),
+    Rule("optimizer_step", "cpu", "native", _STEP, CPU_DTYPES),
+    Rule("optimizer_step", "cpu", "torch", _STEP_TORCH),
+    Rule("optimizer_step", "cuda", "torch", _STEP_CUDA),
 )
 
 _RULES_OF = {

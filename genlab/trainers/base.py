@@ -20,6 +20,8 @@ from genlab.distributed import Distributed, ShardedNoise
 from genlab.ema import EMA, EmaConfig
 from genlab.errors import ConfigError, UserError
 from genlab.nn import ConvChain, synchronize_batch_norm
+from genlab.optim import WeightAverage
+from genlab.optimizers import take_step
 from genlab.precision import Precision
 from genlab.schedules import build_schedule
 from genlab.seeding import generator, seed_everything
@@ -148,6 +150,8 @@ class Trainer:
             for name, optimizer in self.optimizers.items()
         }
         self._schedule = build_schedule(config.train.schedule, config.train.steps)
+        self._averaged_by = {name: self._networks_of(optimizer) for name, optimizer in self.optimizers.items()}
+        self._not_averaged: set[str] | None = None  # within `advance`: networks whose average waits for an update
         seed_everything(config.seed, "training", self.distributed.rank)  # dropout and the like differ between processes
 
     # The algorithm: these four, and of the others what it needs.
@@ -251,8 +255,12 @@ class Trainer:
             )
 
     def averaged_networks(self) -> dict[str, EmaConfig]:
-        """Which networks are followed by a moving average."""
+        """Which networks are followed by a moving average. A `train_step` updates each of them once at most."""
         return {}
+
+    def weight_bound(self, name: str) -> float | None:
+        """c, where each step of the optimiser `name` ends with w <- clip(w, -c, c); None: not clipped."""
+        return None
 
     @property
     def gradient_limit(self) -> float | None:
@@ -331,7 +339,8 @@ class Trainer:
         """One update of the optimiser `name`: `with self.update("generator") as update: ... update.backward(loss)`.
 
         Inside, only the parameters of that optimiser require gradients, so no other network's weight gradients are
-        computed. On leaving, gradients are averaged over processes and the optimiser steps.
+        computed. On leaving, gradients are averaged over processes and the optimiser steps; in the same pass over
+        memory the weights are clipped to `weight_bound` and taken into their network's average.
         """
         optimizer, scaler = self.optimizers[name], self.scalers[name]
         for other, parameters in self._trainable.items():
@@ -348,11 +357,28 @@ class Trainer:
         self.distributed.average_gradients(self._trainable[name])
         if self.watches_gradients:
             self.gradient_norms[name] = gradient_norm(self._trainable[name]) / scaler.get_scale()
-        if self.gradient_limit is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self._trainable[name], self.gradient_limit)
-        scaler.step(optimizer)
+        bound, average = self.weight_bound(name), self._average_after(name)
+        take_step(optimizer, scaler, max_norm=self.gradient_limit, bound=bound, average=average)
         scaler.update()
+
+    def _networks_of(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """The averaged networks all of whose parameters the optimiser holds: its step carries their averages on."""
+        held = {p for group in optimizer.param_groups for p in group["params"]}
+        return [name for name in self.ema if held.issuperset(self.networks[name].parameters())]
+
+    def _average_after(self, name: str) -> WeightAverage | None:
+        """The averages that an update of the optimiser `name` carries on; outside of `advance` there are none."""
+        if self._not_averaged is None:
+            return None
+        followed = WeightAverage({}, 0.0)
+        for network in self._averaged_by[name]:
+            if network not in self._not_averaged:
+                raise RuntimeError(f"network {network!r}: expected one update in a train_step, because it is averaged")
+            if not followed.of or self.ema[network].next_share() == followed.share:
+                self._not_averaged.remove(network)
+                one = self.ema[network].advance(self.networks[network])
+                followed = WeightAverage({**followed.of, **one.of}, one.share)
+        return followed if followed.of else None
 
     def advance(self, *batches: Batch) -> Metrics:
         """Learning rates of this step, `train_step`, moving averages, and the step counter."""
@@ -360,9 +386,14 @@ class Trainer:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        self._not_averaged = set(self.ema)
         metrics = self.train_step(*(self.to_device(batch) for batch in batches))
         for name, ema in self.ema.items():
-            ema.update(self.networks[name])
+            if name in self._not_averaged:
+                ema.update(self.networks[name])
+            else:
+                ema.copy_buffers(self.networks[name])
+        self._not_averaged = None
         self.step += 1
         return metrics
 

@@ -8,7 +8,6 @@ critic's estimate of the distance, E[f(x)] - E[f(g(z))], is the curve "wasserste
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -137,21 +136,15 @@ class WganTrainer(GanTrainer):
         for t, batch in enumerate(batches):
             x = sample_values(batch)
             fakes = self.generate(self.draw_noise(x.shape[0]), keep_graph=False)
-            metrics = self.update_discriminator(x, fakes, update_number=self.critic_updates + t)
-            self.clip_critic()
+            metrics = self.update_discriminator(x, fakes, update_number=self.critic_updates + t)  # w <- clip(w, -c, c)
         z = self.draw_noise(x.shape[0])
         metrics.update(self.update_generator(z, self.generate(z, keep_graph=True)))
         metrics["wasserstein"] = metrics.pop("margin")
         return metrics
 
-    @torch.no_grad()
-    def clip_critic(self) -> None:
-        """w <- clip(w, -c, c), all of the critic's weights, those of its normalisation too."""
-        c = self.config.wgan.clip
-        if c is not None:
-            weights = list(self.networks["discriminator"].parameters())
-            torch._foreach_clamp_min_(weights, -c)
-            torch._foreach_clamp_max_(weights, c)
+    def weight_bound(self, name: str) -> float | None:
+        """c: each update of the critic ends with w <- clip(w, -c, c), all its weights, those of normalisations too."""
+        return self.config.wgan.clip if name == "discriminator" else None
 
 
 class WganGpTrainer(WganTrainer):

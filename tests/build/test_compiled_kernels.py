@@ -56,7 +56,7 @@ def test_sources_compile_without_warnings_and_matrix_kernels_without_spills(comp
     assert len(functions) == len(spills) > 0
     assert {architecture for _, architecture in functions} == ARCHITECTURES
     for (name, architecture), (stores, loads) in zip(functions, spills, strict=True):
-        if "gemm_kernel" in name:
+        if "gemm_kernel" in name or "optimizer_" in name:
             assert (stores, loads) == ("0", "0"), f"{name} for {architecture}"
         else:
             # ptxas keeps a word or two of a memory-bound kernel in local memory to run one more block: not a defect.

@@ -11,20 +11,26 @@ from emulation_harness import CSRC, SANITIZE, build
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def program() -> Path:
-    names = ["direct", "implicit_gemm", "implicit_gemm_weight"]
-    names += ["norm_implicit_gemm", "norm_gradient_implicit_gemm", "norm_weight_implicit_gemm"]
-    kernels = [CSRC / "kernels" / f"conv2d_{name}.cu" for name in names]
+CONVOLUTIONS = ["direct", "implicit_gemm", "implicit_gemm_weight"]
+CONVOLUTIONS += ["norm_implicit_gemm", "norm_gradient_implicit_gemm", "norm_weight_implicit_gemm"]
+PROGRAMS = {
+    "sanitized": [f"conv2d_{name}" for name in CONVOLUTIONS],
+    "sanitized_optimizer": ["optimizer_multi_tensor"],
+}
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> Path:
+    kernels = [CSRC / "kernels" / f"{name}.cu" for name in PROGRAMS[request.param]]
     try:
-        return build(HERE / "sanitized.cpp", flags=("-O0", *SANITIZE), beside=kernels, program=True)
+        return build(HERE / f"{request.param}.cpp", flags=("-O0", *SANITIZE), beside=kernels, program=True)
     except RuntimeError as error:
         if "cannot find" in str(error):  # the linker's words for a compiler without the sanitizers' libraries
             pytest.skip("the compiler has no sanitizer libraries")
         raise
 
 
-def test_the_convolutions_are_clean(program: Path) -> None:
+def test_the_kernels_are_clean(program: Path) -> None:
     result = subprocess.run([program], capture_output=True, text=True, env={"ASAN_OPTIONS": "detect_leaks=0"})
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
 

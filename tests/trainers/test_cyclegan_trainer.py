@@ -62,7 +62,7 @@ def generator_gradient(*overrides: str) -> torch.Tensor:
     trainer, batch = build(*overrides)
     caught = []
     weights = [trainer.networks[name].layers[0].weight for name in ("generator_ab", "generator_ba")]
-    trainer.optimizers["generators"].step = lambda closure=None: caught.append(
+    trainer.optimizers["generators"].step = lambda **_: caught.append(
         torch.cat([weight.grad.flatten() for weight in weights])
     )
     trainer.advance(batch)
@@ -81,7 +81,7 @@ def test_cycle_and_identity_losses_vanish_for_identity_networks():
     trainer, batch = build()
     for name in ("generator_ab", "generator_ba"):
         trainer.networks[name] = nn.Identity()
-    trainer.optimizers["generators"].step = lambda closure=None: None
+    trainer.optimizers["generators"].step = lambda **_: None
     with torch.enable_grad():
         # the losses carry a graph although identities have no weights
         moving = {key: value.clone().requires_grad_(True) for key, value in batch.items()}

@@ -64,7 +64,7 @@ def test_the_losses_are_those_of_the_paper():
 def gradient_of_generator(trainer: Pix2PixTrainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     caught = []
     weight = trainer.networks["generator"].decoder[-1].weight
-    trainer.optimizers["generator"].step = lambda closure=None: caught.append(weight.grad.clone())
+    trainer.optimizers["generator"].step = lambda **_: caught.append(weight.grad.clone())
     trainer.advance(batch)
     return caught[0]
 
