@@ -5,6 +5,8 @@ from genlab.ops.batch_norm_act import batch_norm_act
 from genlab.ops.conv1d import conv1d
 from genlab.ops.conv2d import conv2d
 from genlab.ops.conv_transpose2d import conv_transpose2d
+from genlab.ops.cross_entropy import cross_entropy
+from genlab.ops.gan_loss import gan_loss
 from genlab.ops.implementation import (
     IMPLEMENTATIONS,
     OpRow,
@@ -16,6 +18,7 @@ from genlab.ops.implementation import (
 from genlab.ops.instance_norm_act import instance_norm_act
 from genlab.ops.layer_norm_act import layer_norm_act
 from genlab.ops.norm_conv2d import ConvResult, InputNorm, norm_conv2d, norm_conv_transpose2d
+from genlab.ops.reparametrize_kl import reparametrize_kl
 
 __all__ = [
     "ACTIVATIONS",
@@ -27,12 +30,15 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv_transpose2d",
+    "cross_entropy",
     "default_impl",
     "describe",
+    "gan_loss",
     "get_default_impl",
     "instance_norm_act",
     "layer_norm_act",
     "norm_conv2d",
     "norm_conv_transpose2d",
+    "reparametrize_kl",
     "set_default_impl",
 ]
