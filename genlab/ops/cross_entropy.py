@@ -67,13 +67,11 @@ def cross_entropy(
     _check(input, target, weight, reduction, label_smoothing, probabilities)
     if input.dtype in HALF and shapes.autocast_dtype(input) is not None:
         input = input.float()
-    chosen = implementation.choose(OP, impl, input, target, weight, reduction)
-    if probabilities:
-        if chosen == "native" and (impl if impl != "auto" else implementation.get_default_impl()) == "native":
-            raise NotImplementedError(
-                f'{OP}: impl="native" cannot run: target holds probabilities, not class numbers; use impl="torch"'
-            )
-        chosen = "torch" if chosen == "native" else chosen
+    chosen = implementation.choose(OP, impl, input, target, label_smoothing)
+    if probabilities and chosen == "native":  # never by "auto"
+        raise NotImplementedError(
+            f'{OP}: impl="native" cannot run: target holds probabilities, not class numbers; use impl="torch"'
+        )
     if input.numel() == 0:
         chosen = "torch"  # no rows: every implementation gives torch's answer
     if chosen == "native":
@@ -102,9 +100,7 @@ def _native(
         and input.device.type == "cpu"
         and not torch.compiler.is_compiling()
     )
-    return torch.ops.genlab.cross_entropy(
-        input, target, weight, number, ignore_index, label_smoothing, gradient
-    )[0]  # fmt: skip
+    return torch.ops.genlab.cross_entropy(input, target, weight, number, ignore_index, label_smoothing, gradient)[0]
 
 
 def _check(

@@ -60,7 +60,7 @@ def gan_loss(
     """
     _check(loss, fake_logits, real_logits, label_smoothing)
     empty = fake_logits.numel() == 0 or (real_logits is not None and real_logits.numel() == 0)
-    chosen = implementation.choose(OP, impl, fake_logits, real_logits)
+    chosen = implementation.choose(OP, impl, fake_logits, real_logits, loss)
     if chosen == "native" and not empty:  # of nothing every implementation gives torch's NaN
         gradient = torch.is_grad_enabled() and (
             fake_logits.requires_grad or (real_logits is not None and real_logits.requires_grad)
@@ -95,7 +95,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _torch(loss: str, fake: Tensor, real: Tensor | None, label_smoothing: float) -> Tensor:
-    """The calls that a user of torch writes: softplus(-x) = -log sigmoid(x) stays finite where the logarithm does not."""
+    """What a user of torch writes: softplus(-x) = -log sigmoid(x) stays finite where the logarithm does not."""
     if loss == "lsgan":
         if real is None:
             return 0.5 * (fake - 1).square().mean()
@@ -124,4 +124,3 @@ def _definition(loss: str, fake: Tensor, real: Tensor | None, label_smoothing: f
     if loss == "hinge" and real is not None:
         return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
     return _torch(loss, fake, real, label_smoothing)
-

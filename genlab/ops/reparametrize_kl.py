@@ -10,9 +10,7 @@ from genlab.ops import implementation, shapes
 OP = "reparametrize_kl"
 
 
-def reparametrize_kl(
-    mean: Tensor, log_variance: Tensor, noise: Tensor, *, impl: str = "auto"
-) -> tuple[Tensor, Tensor]:
+def reparametrize_kl(mean: Tensor, log_variance: Tensor, noise: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """z = mean + exp(log_variance / 2) * noise, and KL(N(mean, exp(log_variance)) || N(0, 1)) of each latent.
 
     (Kingma and Welling 2014, "Auto-Encoding Variational Bayes", section 2.4 and appendix B.)
@@ -57,9 +55,7 @@ def _check(mean: Tensor, log_variance: Tensor, noise: Tensor) -> None:
         )
     n, d = mean.shape
     if noise.dim() not in (2, 3) or noise.shape[0] != n or noise.shape[-1] != d:
-        raise ValueError(
-            f"{OP}: expected noise of shape ({n}, {d}) or ({n}, k, {d}), got {shapes.shape_text(noise)}"
-        )
+        raise ValueError(f"{OP}: expected noise of shape ({n}, {d}) or ({n}, k, {d}), got {shapes.shape_text(noise)}")
     for name, tensor in (("log_variance", log_variance), ("noise", noise)):
         if tensor.dtype != mean.dtype:
             raise TypeError(f"{OP}: expected {name} of mean's dtype {mean.dtype}, got {tensor.dtype}")
@@ -73,9 +69,7 @@ def definition(mean: Tensor, log_variance: Tensor, noise: Tensor) -> tuple[Tenso
     if dtype in (torch.float16, torch.bfloat16):
         mean, log_variance, noise = mean.float(), log_variance.float(), noise.float()
     deviation = (0.5 * log_variance).exp()
-    if noise.dim() == 3:
-        z = mean.unsqueeze(1) + deviation.unsqueeze(1) * noise
-    else:
-        z = mean + deviation * noise
+    each = (mean.unsqueeze(1), deviation.unsqueeze(1)) if noise.dim() == 3 else (mean, deviation)
+    z = each[0] + each[1] * noise
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
     return z.to(dtype), kl.to(dtype)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from genlab.config import RunConfig, Section
 from genlab.errors import CheckpointError
 from genlab.models.autoencoder import CodeClassifier
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
 from genlab.trainers.pretrained import load_encoder, read_architecture
@@ -146,7 +146,7 @@ class EncoderClassifierTrainer(Trainer):
                     with torch.no_grad() if self.frozen else nullcontext():
                         code = encoder(to_intensities(images))
                     logits = head(code)
-                loss = F.cross_entropy(logits.float(), labels)
+                loss = cross_entropy(logits.float(), labels)
                 update.backward(loss)
                 update.record(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
         encoder.train()

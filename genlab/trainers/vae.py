@@ -22,6 +22,7 @@ from genlab.likelihood import (
     latent_log_ratio,
     with_free_bits,
 )
+from genlab.ops import reparametrize_kl
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.vae_config import VaeRunConfig, build_decoder, build_encoder
@@ -82,9 +83,8 @@ class VaeTrainer(VaeLatents):
         with self.update("vae") as update:
             for x, y, epsilon in update.micro_batches(self.pixels(images), labels, noise):
                 mean, log_variance = self._posterior(x, y)
-                z = mean.unsqueeze(1) + (0.5 * log_variance).exp().unsqueeze(1) * epsilon
+                z, kl = reparametrize_kl(mean, log_variance, epsilon)
                 log_px = self._log_likelihood(x, z, y)
-                kl = gaussian_kl(mean, log_variance)
                 elbo = (log_px.mean(1) - kl.sum(1)).mean()
                 if settings.importance_samples > 1:
                     ratio = latent_log_ratio(z, epsilon, log_variance.unsqueeze(1))
