@@ -11,10 +11,8 @@
 namespace genlab {
 namespace {
 
-constexpr int kBlockWarps = 8;
-constexpr int kBlockThreads = kBlockWarps * kWarpLanes;
 constexpr int64_t kWarpClasses = 2048;  // more of them get a block
-constexpr int64_t kMostBlocks = 1 << 20;
+constexpr int64_t kMostRowBlocks = 1 << 20;
 
 // A row's place in the input, and the calling thread's among the kGroup threads that share it.
 template <int kGroup>
@@ -33,7 +31,7 @@ GENLAB_DEVICE A group_reduce(A value, A* scratch) {
   } else if constexpr (kGroup == kWarpLanes) {
     return warp_reduce<Combine>(value);
   } else {
-    return block_reduce<Combine, kBlockWarps>(value, scratch);
+    return block_reduce<Combine>(value, scratch);
   }
 }
 
@@ -89,8 +87,8 @@ __global__ void __launch_bounds__(kBlockThreads) cross_entropy_merge_kernel(Cros
     const int64_t target = p.target[row];
     if (target != p.ignored && target >= 0 && target < p.classes) weight += double(class_weight<A>(p.weight, target));
   }
-  loss = block_reduce<Sum, kBlockWarps>(loss, scratch);
-  weight = block_reduce<Sum, kBlockWarps>(weight, scratch);
+  loss = block_reduce<Sum>(loss, scratch);
+  weight = block_reduce<Sum>(weight, scratch);
   if (threadIdx.x != 0) return;
   const double divisor = p.reduction == Reduction::kMean ? weight : 1.0;
   *static_cast<A*>(p.divisor) = static_cast<A>(divisor);
@@ -134,7 +132,7 @@ __global__ void __launch_bounds__(kBlockThreads) cross_entropy_backward_kernel(C
 
 dim3 grid_of(int64_t rows, int group) {
   const int64_t per_block = kBlockThreads / group;
-  return dim3(unsigned(std::min((rows + per_block - 1) / per_block, kMostBlocks)));
+  return dim3(unsigned(std::min((rows + per_block - 1) / per_block, kMostRowBlocks)));
 }
 
 // Calls `body` with the number of threads that share a row.

@@ -7,9 +7,6 @@
 namespace genlab {
 namespace {
 
-constexpr int kBlockWarps = 8;
-constexpr int kBlockThreads = kBlockWarps * kWarpLanes;
-
 template <typename T>
 GENLAB_DEVICE Accumulate<T> sum_of_side(GanTerm term, const GanLossSide& side) {
   using A = Accumulate<T>;
@@ -32,8 +29,8 @@ template <typename T>
 __global__ void __launch_bounds__(kBlockThreads) gan_loss_kernel(GanLossParams p) {
   using A = Accumulate<T>;
   GENLAB_SHARED_ARRAY(A, scratch, kBlockWarps);
-  const A first = block_reduce<Sum, kBlockWarps>(sum_of_side<T>(p.term, p.sides[0]), scratch);
-  const A second = block_reduce<Sum, kBlockWarps>(sum_of_side<T>(p.term, p.sides[1]), scratch);
+  const A first = block_reduce<Sum>(sum_of_side<T>(p.term, p.sides[0]), scratch);
+  const A second = block_reduce<Sum>(sum_of_side<T>(p.term, p.sides[1]), scratch);
   if (threadIdx.x != 0) return;
   if (gridDim.x == 1) {
     *static_cast<A*>(p.loss) = static_cast<A>(share_of(p.sides[0], double(first)) + share_of(p.sides[1], double(second)));
@@ -52,7 +49,7 @@ __global__ void __launch_bounds__(kBlockThreads) gan_loss_merge_kernel(GanLossPa
     const double* in = static_cast<const double*>(p.partial) + 2 * i;
     total += share_of(p.sides[0], in[0]) + share_of(p.sides[1], in[1]);
   }
-  total = block_reduce<Sum, kBlockWarps>(total, scratch);
+  total = block_reduce<Sum>(total, scratch);
   if (threadIdx.x == 0) *static_cast<A*>(p.loss) = static_cast<A>(total);
 }
 

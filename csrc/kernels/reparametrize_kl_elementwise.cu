@@ -2,13 +2,13 @@
 // are neighbouring latents.
 #include <algorithm>
 
+#include "kernels/common/block_reduce.h"
 #include "kernels/common/launch.h"
 #include "kernels/reparametrize_kl.h"
 
 namespace genlab {
 namespace {
 
-constexpr int kBlockThreads = 256;
 constexpr int64_t kMostBlocks = 1 << 16;  // the kernels stride over the grid
 
 template <typename T>

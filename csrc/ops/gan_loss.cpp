@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
@@ -28,7 +29,7 @@ using at::Tensor;
 at::ScalarType wide_dtype(const Tensor& logits) { return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 // A mean does not ask for an order: dense memory is taken as it lies.
-Tensor dense(const Tensor& logits) { return logits.is_non_overlapping_and_dense() ? logits : logits.contiguous(); }
+Tensor dense(const Tensor& logits) { return logits.is_non_overlapping_and_dense() ? logits : logits.clone(); }
 
 // The loss, and its gradients with respect to the logits, in the accumulation dtype; (0,) where not wanted.
 std::tuple<Tensor, Tensor, Tensor> gan_loss(

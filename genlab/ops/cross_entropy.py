@@ -63,6 +63,8 @@ def cross_entropy(
         from torch.nn import _reduction
 
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    if not isinstance(target, Tensor):
+        raise TypeError(f"{OP}: expected target to be a tensor, got {type(target).__name__}")
     probabilities = target.shape == input.shape and target.dtype.is_floating_point
     _check(input, target, weight, reduction, label_smoothing, probabilities)
     if input.dtype in HALF and shapes.autocast_dtype(input) is not None:
@@ -111,8 +113,6 @@ def _check(
     label_smoothing: float,
     probabilities: bool,
 ) -> None:
-    if not isinstance(target, Tensor):
-        raise TypeError(f"{OP}: expected target to be a tensor, got {type(target).__name__}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"{OP}: expected reduction to be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if not input.dtype.is_floating_point:

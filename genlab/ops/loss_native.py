@@ -50,8 +50,7 @@ def _gan_loss_fake(
     def gradient_of(logits: Tensor | None) -> Tensor:
         if not gradient or logits is None:
             return fake_logits.new_empty((0,), dtype=dtype)
-        dense = logits if torch._prims_common.is_non_overlapping_and_dense(logits) else logits.contiguous()
-        return torch.empty_like(dense, dtype=dtype)
+        return torch.empty_like(logits, dtype=dtype)
 
     return fake_logits.new_empty((), dtype=dtype), gradient_of(fake_logits), gradient_of(real_logits)
 

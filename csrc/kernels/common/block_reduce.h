@@ -6,6 +6,8 @@
 namespace genlab {
 
 constexpr int kWarpLanes = 32;
+constexpr int kBlockWarps = 8;
+constexpr int kBlockThreads = kBlockWarps * kWarpLanes;  // of the kernels that use this file
 
 struct Sum {
   template <typename A>
@@ -30,16 +32,16 @@ GENLAB_DEVICE A warp_reduce(A value) {
   return value;
 }
 
-// `scratch` holds a value for each of the block's kWarpCount warps; safe to call again at once. Threads are numbered by
+// `scratch` holds a value for each of the block's warps; safe to call again at once. Threads are numbered by
 // threadIdx.x alone.
-template <typename Combine, int kWarpCount, typename A>
+template <typename Combine, typename A>
 GENLAB_DEVICE A block_reduce(A value, A* scratch) {
   value = warp_reduce<Combine>(value);
   __syncthreads();  // the readers of the last call are done
   if (threadIdx.x % kWarpLanes == 0) scratch[threadIdx.x / kWarpLanes] = value;
   __syncthreads();  // every warp's value is there
   A total = scratch[0];
-  for (int warp = 1; warp < kWarpCount; ++warp) total = Combine()(total, scratch[warp]);
+  for (int warp = 1; warp < kBlockWarps; ++warp) total = Combine()(total, scratch[warp]);
   return total;
 }
 
