@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from genlab.config import Section
 
@@ -57,18 +57,28 @@ class EMA:
             half_life = min(half_life, self.updates * self.images_per_step * self.config.ramp)
         return 0.5 ** (self.images_per_step / half_life) if half_life > 0 else 0.0
 
-    @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Takes the module's present parameters into the average; call once after each optimiser step."""
+        self.take(module, self.next_share())
+
+    def next_share(self) -> float:
+        """Counts an update and gives the weight of the present parameters in it, for `take`."""
         decay = self.decay()
         self.weight = decay * self.weight + (1.0 - decay)
-        share = (1.0 - decay) / self.weight
+        self.updates += 1
+        return (1.0 - decay) / self.weight
+
+    @torch.no_grad()
+    def take(self, module: nn.Module, share: float | Tensor) -> None:
+        """average <- average + share * (parameters - average); `share` is a number, or 0-d on the device."""
         averages = [p for p in self.module.parameters() if p.is_floating_point()]
         current = [p.detach() for p in module.parameters() if p.is_floating_point()]
-        torch._foreach_lerp_(averages, current, share)
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(averages, current, [share.to(p.dtype) for p in averages])
+        else:
+            torch._foreach_lerp_(averages, current, share)
         for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(buffer)
-        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The counters; the tensors are those of `self.module.state_dict()`."""

@@ -7,7 +7,7 @@ checkpoints) is in `genlab.trainers.loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +35,7 @@ from genlab.trainers.diagnosis import (
     sample_values,
     saturation_finding,
 )
+from genlab.trainers.graphs import StepGraphs, Uncaptured
 from genlab.trainers.update import Update
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Trainer:
         trains_in_stages: whether some parameters learn only later than in the first step.
         thresholds: when `findings` calls a number ill.
         watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
+        graphs: does the steps, captured as CUDA graphs where they can be.
         gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
     """
 
@@ -135,6 +137,7 @@ class Trainer:
             for name, optimizer in self.optimizers.items()
         }
         self._schedule = build_schedule(config.train.schedule, config.train.steps)
+        self.graphs = StepGraphs(self, config.train.cuda_graph)
         seed_everything(config.seed, "training", self.distributed.rank)  # dropout and the like differ between processes
 
     # The algorithm: these four, and of the others what it needs.
@@ -336,17 +339,38 @@ class Trainer:
         factor = self._schedule(self.step)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        metrics = self.train_step(*(self.to_device(batch) for batch in batches))
-        for name, ema in self.ema.items():
-            ema.update(self.networks[name])
+                if isinstance(group["lr"], Tensor):  # on the device, where a captured step reads it
+                    if "initial_lr" not in group:
+                        group["initial_lr"] = float(group["lr"])
+                    group["lr"].fill_(group["initial_lr"] * factor)
+                else:
+                    group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        shares = {name: ema.next_share() for name, ema in self.ema.items()}
+        metrics = self.graphs.step(batches, shares)
         self.step += 1
         return metrics
+
+    def take_step(self, batches: Sequence[Batch], shares: Mapping[str, float | Tensor]) -> Metrics:
+        """What a step does on the device: `train_step` on batches that are there, then the moving averages."""
+        metrics = self.train_step(*batches)
+        for name, ema in self.ema.items():
+            ema.take(self.networks[name], shares[name])
+        return metrics
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        """What the host decides in the next step: steps of one key launch the same kernels on the same numbers.
+
+        Every number that `train_step` takes from the host and that changes from step to step belongs in here, and
+        `train_step` leaves nothing on the host. An `Uncaptured` says why that cannot be. See
+        `genlab.trainers.graphs`.
+        """
+        return ()
 
     @property
     def learning_rate(self) -> float:
         """The first optimiser's present learning rate."""
-        return next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the trainer's device, pictures in the trainer's memory order."""

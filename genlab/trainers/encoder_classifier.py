@@ -8,7 +8,7 @@ Without `model.encoder` everything starts from random weights: the baseline that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +136,10 @@ class EncoderClassifierTrainer(Trainer):
         """Whether the next step leaves the encoder as it is."""
         freeze = self.config.classifier.freeze
         return freeze if isinstance(freeze, bool) else self.step < freeze
+
+    @property
+    def graph_key(self) -> Hashable:
+        return (self.frozen,) if self.config.classifier.freeze else ()
 
     def train_step(self, batch: Batch) -> Metrics:
         encoder, head = self.networks["encoder"], self.networks["head"]

@@ -33,14 +33,16 @@ class GanLoss(ctypes.Structure):
 
 class CrossEntropy(ctypes.Structure):
     _fields_ = [
-        *fields(Long, "n", "classes", "m"), *fields(Int, "dtype", "reduction"), ("ignored", Long), ("smoothing", Double),
+        *fields(Long, "n", "classes", "m"), *fields(Int, "dtype", "reduction"),
+        ("ignored", Long), ("smoothing", Double),
         *fields(Pointer, "input", "target", "weight", "row_loss", "moments", "divisor", "loss", "grad_input"),
     ]  # fmt: skip
 
 
 class CrossEntropyBackward(ctypes.Structure):
     _fields_ = [
-        *fields(Long, "n", "classes", "m"), *fields(Int, "dtype", "reduction"), ("ignored", Long), ("smoothing", Double),
+        *fields(Long, "n", "classes", "m"), *fields(Int, "dtype", "reduction"),
+        ("ignored", Long), ("smoothing", Double),
         *fields(Pointer, "grad_loss", "input", "target", "weight", "moments", "divisor", "grad_input"),
     ]  # fmt: skip
 
