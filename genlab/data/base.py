@@ -280,7 +280,9 @@ def require_labels(dataset: ImageDataset, why: str) -> int:
     return dataset.num_classes
 
 
-def digests(config: DataConfig, split: str, content: Mapping[str, Any], stamps: Sequence[Any] = ()) -> dict[str, str]:
+def digests(
+    config: DataConfig, split: str, content: Mapping[str, Any], stamps: Sequence[Any] = ()
+) -> dict[str, str]:
     """`fingerprint` and `contents` of the unvaried samples: what they are made of, and how they are brought to size.
 
     Args:

@@ -154,7 +154,7 @@ def test_a_lazy_penalty_is_a_variant_and_an_eager_one_is_not():
 REASONS = {
     "manifold_entropy": ("dcgan_tiny", ["gan.regularizers.manifold_entropy.weight=1"], "keeps a memory"),
     "pool": ("cyclegan_tiny", [], r"pool of past pictures \(cycle.pool_size\)"),
-    "schedule": ("dcgan_tiny", ["train.schedule.name=linear"], "rate of optimiser 'generator' changes and is not a tensor"),
+    "schedule": ("dcgan_tiny", ["train.schedule.name=linear"], "rate of optimiser 'generator' changes and is not"),
     "scaler": ("dcgan_tiny", ["train.precision=fp16-mixed"], "gradient scaler of fp16-mixed"),
 }  # fmt: skip
 
