@@ -104,6 +104,11 @@ for precision in bf16-mixed fp32; do
   stage "bench_step_$precision" 45 "$PYTHON" -m genlab bench step --device cuda --precision "$precision" --batch 128 \
     --no-compile --rounds 6 --steps 10 --json "$out/step_$precision.json"
 done
+stage bench_losses 40 "$PYTHON" -m genlab bench op gan_loss cross_entropy reparametrize_kl --device cuda --shapes full \
+  --rounds 4 --seconds 0.005 --limit 30 --json "$out/op_losses.json"
+stage training_graphs 40 "$PYTHON" -m genlab train dcgan_digits train.steps=300 train.cuda_graph=on --device cuda \
+  --run-dir "$scratch/run_graphs"
+[ -f "$scratch/run_graphs/log.jsonl" ] && cp "$scratch/run_graphs/log.jsonl" "$out/training_graphs_log.jsonl"
 stage training 60 "$PYTHON" -m genlab train dcgan_digits train.steps=300 --device cuda --run-dir "$scratch/run"
 for file in log.jsonl config.yaml report.html; do
   [ -f "$scratch/run/$file" ] && cp "$scratch/run/$file" "$out/training_$file"

@@ -5,6 +5,19 @@
 
 TORCH_LIBRARY(genlab, m) {
   m.def(
+      "cross_entropy(Tensor input, Tensor target, Tensor? weight, int reduction, int ignore_index, float label_smoothing, "
+      "bool gradient) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "cross_entropy_backward(Tensor grad_loss, Tensor input, Tensor target, Tensor? weight, Tensor moments, Tensor divisor, "
+      "int reduction, int ignore_index, float label_smoothing) -> Tensor");
+  m.def(
+      "gan_loss(Tensor fake_logits, Tensor? real_logits, str loss, float label_smoothing, bool gradient) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def("reparametrize_kl(Tensor mean, Tensor log_variance, Tensor noise) -> (Tensor, Tensor)");
+  m.def(
+      "reparametrize_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mean, Tensor log_variance, Tensor noise, "
+      "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def(
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, "
       "str padding_mode, str? activation, float negative_slope) -> Tensor");
   m.def(

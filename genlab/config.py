@@ -151,6 +151,11 @@ class TrainConfig(Section):
     grad_accumulation: int = Field(1, ge=1, description="micro-batches whose gradients are summed into one step")
     channels_last: bool = Field(True, description="NHWC memory order for 4-d tensors: quicker, same numbers")
     sync_batch_norm: bool = Field(False, description="batch statistics over all processes instead of each its own")
+    cuda_graph: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="steps captured as CUDA graphs: auto where a GPU can, with the reason in the log where not; on: "
+        "stop where not",
+    )
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     log_every: int = Field(20, ge=1, description="steps between rows of log.jsonl")
     sample_every: int = Field(500, ge=1, description="steps between sample grids")
@@ -164,6 +169,11 @@ class TrainConfig(Section):
     )
     max_rollbacks: int = Field(3, ge=1, description="how often `rollback` goes back before it stops")
     deterministic: bool = Field(True, description="only operations that give the same bits again")
+
+    @field_validator("cuda_graph", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # as YAML reads them
 
 
 class EvaluateConfig(Section):

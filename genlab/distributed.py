@@ -10,7 +10,8 @@ parameters too.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -202,16 +203,28 @@ class ShardedNoise:
         self.generator = generator
         self.distributed = distributed
         self.device = device
+        self._answer: Callable[[Callable[[], Tensor]], Tensor] | None = None
 
     def normal(self, count: int, *shape: int) -> Tensor:
         """(count, *shape) standard normal; `count` is the local number of samples."""
-        return self._shard(torch.randn(count * self.distributed.world_size, *shape, generator=self.generator))
+        return self._draw(torch.randn, count, shape)
 
     def uniform(self, count: int, *shape: int) -> Tensor:
         """(count, *shape) uniform on [0, 1)."""
-        return self._shard(torch.rand(count * self.distributed.world_size, *shape, generator=self.generator))
+        return self._draw(torch.rand, count, shape)
 
-    def _shard(self, values: Tensor) -> Tensor:
-        count = values.shape[0] // self.distributed.world_size
-        start = self.distributed.rank * count
-        return values[start : start + count].to(self.device, non_blocking=True)
+    @contextmanager
+    def answered_by(self, answer: Callable[[Callable[[], Tensor]], Tensor]) -> Iterator[None]:
+        """Inside, `answer` gives the tensor for every request; its argument draws the numbers, on the CPU."""
+        before, self._answer = self._answer, answer
+        try:
+            yield
+        finally:
+            self._answer = before
+
+    def _draw(self, kind: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
+        def draw() -> Tensor:
+            whole = kind(count * self.distributed.world_size, *shape, generator=self.generator)
+            return whole[self.distributed.rank * count : (self.distributed.rank + 1) * count]
+
+        return draw().to(self.device, non_blocking=True) if self._answer is None else self._answer(draw)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from genlab.config import Section
 from genlab.optim import WeightAverage
@@ -58,25 +58,27 @@ class EMA:
             half_life = min(half_life, self.updates * self.images_per_step * self.config.ramp)
         return 0.5 ** (self.images_per_step / half_life) if half_life > 0 else 0.0
 
-    @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Takes the module's present parameters and buffers in; call once after each optimiser step."""
-        follow = self.advance(module)
-        torch._foreach_lerp_(list(follow.of.values()), list(follow.of), follow.share)
-        self.copy_buffers(module)
+        self.take(module, self.next_share())
 
     def next_share(self) -> float:
-        """Weight of the parameters of the next update beside the average so far: 1 for the first."""
+        """Counts an update and gives the weight of the present parameters in it: 1 in the first."""
         decay = self.decay()
-        return (1.0 - decay) / (decay * self.weight + (1.0 - decay))
-
-    def advance(self, module: nn.Module) -> WeightAverage:
-        """Counts an update whose parameters the optimiser's step takes in (`genlab.optimizers.take_step`)."""
-        decay, share = self.decay(), self.next_share()
         self.weight = decay * self.weight + (1.0 - decay)
         self.updates += 1
+        return (1.0 - decay) / self.weight
+
+    def following(self, module: nn.Module, share: float | Tensor) -> WeightAverage:
+        """The averages as an optimiser's step carries them on (`genlab.optimizers.take_step`)."""
         pairs = zip(module.parameters(), self.module.parameters(), strict=True)
         return WeightAverage({p: average for p, average in pairs if p.is_floating_point()}, share)
+
+    @torch.no_grad()
+    def take(self, module: nn.Module, share: float | Tensor) -> None:
+        """average <- average + share * (parameters - average); `share` is a number, or 0-d on the device."""
+        self.following(module, share).advance()
+        self.copy_buffers(module)
 
     @torch.no_grad()
     def copy_buffers(self, module: nn.Module) -> None:

@@ -1,9 +1,8 @@
 """Adversarial losses by name: pure functions of logits, usable by any GAN trainer.
 
 A logit is the discriminator's (or critic's) output before any sigmoid. Logits may have any shape - one number per
-image, or a map of patches - and are averaged over all elements. Half-precision logits are reduced in float32. Written
-with softplus(x) = log(1 + exp(x)), because -log sigmoid(x) = softplus(-x) stays finite where log(sigmoid(x)) does
-not.
+image, or a map of patches - and are averaged over all elements. Half-precision logits are reduced in float32, and large
+ones give finite losses. All of them are `genlab.ops.gan_loss`: value and gradient in one pass over the logits.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from genlab.ops import gan_loss
 from genlab.registry import Registry
 
 
@@ -35,49 +33,47 @@ class AdversarialLoss(NamedTuple):
 ADVERSARIAL_LOSSES: Registry[AdversarialLoss] = Registry("adversarial loss")
 
 
-def _full_precision(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+def bce_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-E[log D(x)] - E[log(1 - D(G(z)))], D = sigmoid(logit) (Goodfellow et al. 2014, equation 1).
 
-
-def bce_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))], D = sigmoid(logit) (Goodfellow et al. 2014, equation 1)."""
-    return F.softplus(-_full_precision(real_logits)).mean() + F.softplus(_full_precision(fake_logits)).mean()
+    With label_smoothing a, real samples count as real with probability 1 - a (Salimans et al. 2016, section 3.4).
+    """
+    return gan_loss("non_saturating", fake_logits, real_logits, label_smoothing=label_smoothing)
 
 
 def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
     """-E[log D(G(z))]: strong gradients where the discriminator wins (Goodfellow et al. 2014, section 3)."""
-    return F.softplus(-_full_precision(fake_logits)).mean()
+    return gan_loss("non_saturating", fake_logits)
 
 
 def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
     """E[log(1 - D(G(z)))], the generator's side of the zero-sum game (Goodfellow et al. 2014, equation 1)."""
-    return -F.softplus(_full_precision(fake_logits)).mean()
+    return gan_loss("minimax", fake_logits)
 
 
 def lsgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """1/2 E[(D(x) - 1)^2] + 1/2 E[D(G(z))^2] (Mao et al. 2017, equation 9: a = 0, b = 1)."""
-    real, fake = _full_precision(real_logits), _full_precision(fake_logits)
-    return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
+    return gan_loss("lsgan", fake_logits, real_logits)
 
 
 def lsgan_generator_loss(fake_logits: Tensor) -> Tensor:
     """1/2 E[(D(G(z)) - 1)^2] (Mao et al. 2017, equation 9: c = 1)."""
-    return 0.5 * (_full_precision(fake_logits) - 1).square().mean()
+    return gan_loss("lsgan", fake_logits)
 
 
 def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (Lim and Ye 2017; Miyato et al. 2018, equation 16)."""
-    return F.relu(1 - _full_precision(real_logits)).mean() + F.relu(1 + _full_precision(fake_logits)).mean()
+    return gan_loss("hinge", fake_logits, real_logits)
 
 
 def wasserstein_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """E[f(G(z))] - E[f(x)]: minus the critic's estimate of the distance (Arjovsky et al. 2017, equation 2)."""
-    return _full_precision(fake_logits).mean() - _full_precision(real_logits).mean()
+    return gan_loss("wasserstein", fake_logits, real_logits)
 
 
 def negative_mean_generator_loss(fake_logits: Tensor) -> Tensor:
     """-E[f(G(z))] (Arjovsky et al. 2017, algorithm 1; Miyato et al. 2018, equation 17)."""
-    return -_full_precision(fake_logits).mean()
+    return gan_loss("wasserstein", fake_logits)
 
 
 ADVERSARIAL_LOSSES.register("non_saturating")(AdversarialLoss(bce_discriminator_loss, non_saturating_generator_loss))

@@ -67,5 +67,5 @@ def take_step(
         if bound is not None:
             torch._foreach_clamp_min_(parameters, -bound)
             torch._foreach_clamp_max_(parameters, bound)
-        if average is not None and average.of:
-            torch._foreach_lerp_(list(average.of.values()), list(average.of), average.share)
+        if average is not None:
+            average.advance()

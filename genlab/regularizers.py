@@ -11,10 +11,10 @@ over processes or micro-batches gives the penalty of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -28,6 +28,9 @@ from genlab.distributed import Distributed
 from genlab.errors import ConfigError
 from genlab.manifold_entropy import ManifoldEntropy, ManifoldEntropyConfig
 from genlab.registry import Registry
+
+if TYPE_CHECKING:
+    from genlab.trainers.graphs import Uncaptured
 
 
 class GradientPenaltyConfig(Section):
@@ -188,6 +191,16 @@ class DiscriminatorRegularizer:
     def draws_mixing(self) -> bool:
         """Whether `penalties` needs random numbers at all."""
         return self.numbers_per_sample > 0
+
+    def graph_key(self, first: int, count: int) -> Hashable | Uncaptured:
+        """Which penalties are due in each of `count` updates from number `first` on; see `Trainer.graph_key`."""
+        from genlab.trainers.graphs import Uncaptured
+
+        if self.manifold_entropy is not None:
+            return Uncaptured("gan.regularizers.manifold_entropy keeps a memory that grows")
+        lazy = [s.interval for s in (getattr(self.config, name) for name in REGULARIZERS) if hasattr(s, "interval")]
+        lazy = [interval for interval in lazy if interval > 1]
+        return (count, *(update % interval == 0 for interval in lazy for update in range(first, first + count)))
 
     def watch(self, discriminator: nn.Module) -> AbstractContextManager[list[Tensor]]:
         """Inside, the discriminator's passes append their codes to the list; it stays empty where nobody needs them."""

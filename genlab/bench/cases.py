@@ -18,7 +18,10 @@ from genlab.bench import optimizers
 from genlab.errors import UserError
 
 Tensors = tuple[Tensor, ...]
-OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step", "conv2d", "conv_transpose2d")
+OPS = (
+    *("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step", "conv2d", "conv_transpose2d"),
+    *("cross_entropy", "gan_loss", "reparametrize_kl"),
+)
 SHAPES = ("quick", "full", "tiny")
 
 
@@ -38,6 +41,7 @@ class Case:
         values: read and written once each, the least that has to move.
         layer: of a convolution.
         step: of an optimiser, whose contenders `genlab.bench.optimizers` makes; float32 in every row.
+        whole: a gradient is timed with its forward pass, from a gradient of 1, as a loss is used.
     """
 
     op: str
@@ -45,14 +49,15 @@ class Case:
     label: str
     shape: str
     make: Callable[[torch.Generator], Tensors]
-    ours: Callable[..., Tensor]
-    peer: Callable[..., Tensor]
+    ours: Callable[..., Tensor | Tensors]
+    peer: Callable[..., Tensor | Tensors]
     wanted: tuple[int, ...]
     wide: tuple[int, ...]
     flops: float
     values: float
     layer: Conv | None = None
     step: optimizers.StepKind | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,7 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     Raises:
         UserError: an unknown op or an unknown choice of shapes.
     """
+    from genlab.bench.loss_cases import loss_cases
     from genlab.registry import nearest
 
     for what, value, known in [("op", name, OPS) for name in names] + [("--shapes", shapes, SHAPES)]:
@@ -255,4 +261,5 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
             cases += _norm(op, label, sizes, activation)
     cases += [_step(*row) for row in {"tiny": TINY_STEPS, "quick": QUICK_STEPS, "full": STEPS}[shapes]]
     cases += [case for layer in layers(shapes) for case in _conv(layer)]
+    cases += loss_cases(shapes)
     return [case for case in cases if not names or case.op in names]

@@ -78,9 +78,21 @@ def reference(case: Case, masters: Sequence[Tensor], dtype: str, seed: int, devi
     with torch.set_grad_enabled(bool(case.wanted)):
         output = case.peer(*tensors)
     if not case.wanted:
-        return [output]
+        return results_of(output)
+    if case.whole:
+        return _gradients_from_one(output, [tensors[i] for i in case.wanted])
     grad_output = make_grad_output(output.shape, dtype, seed).to(device, torch.float64)
     return list(torch.autograd.grad(output, [tensors[i] for i in case.wanted], grad_output))
+
+
+def results_of(output: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
+    """What an op returned, as a list."""
+    return list(output) if isinstance(output, tuple) else [output]
+
+
+def _gradients_from_one(output: Tensor | tuple[Tensor, ...], wanted: list[Tensor]) -> list[Tensor]:
+    outputs = results_of(output)
+    return list(torch.autograd.grad(outputs, wanted, [torch.ones_like(each) for each in outputs]))
 
 
 def error_of(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -150,13 +162,22 @@ def _bind(
 
     if not case.wanted:
         if not variant.autocast:
-            return lambda: [run(*tensors)]
+            return lambda: results_of(run(*tensors))
 
         def forward() -> list[Tensor]:
             with casting():
-                return [run(*tensors)]
+                return results_of(run(*tensors))
 
         return forward
+    if case.whole:
+        wanted = [tensors[index] for index in case.wanted]
+
+        def forward_and_backward() -> list[Tensor]:
+            with torch.enable_grad(), casting():
+                output = run(*tensors)
+            return _gradients_from_one(output, wanted)
+
+        return forward_and_backward
     with torch.enable_grad(), casting():
         output = run(*tensors)
     grad_output = torch.empty_like(output).copy_(make_grad_output(output.shape, dtype, seed))  # the output's layout

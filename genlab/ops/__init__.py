@@ -5,6 +5,8 @@ from genlab.ops.batch_norm_act import batch_norm_act
 from genlab.ops.conv1d import conv1d
 from genlab.ops.conv2d import conv2d
 from genlab.ops.conv_transpose2d import conv_transpose2d
+from genlab.ops.cross_entropy import cross_entropy
+from genlab.ops.gan_loss import gan_loss
 from genlab.ops.gru import gru
 from genlab.ops.implementation import (
     IMPLEMENTATIONS,
@@ -18,6 +20,7 @@ from genlab.ops.instance_norm_act import instance_norm_act
 from genlab.ops.layer_norm_act import layer_norm_act
 from genlab.ops.lstm import lstm
 from genlab.ops.norm_conv2d import ConvResult, InputNorm, norm_conv2d, norm_conv_transpose2d
+from genlab.ops.reparametrize_kl import reparametrize_kl
 from genlab.ops.rnn import rnn
 from genlab.ops.scaled_dot_product_attention import scaled_dot_product_attention
 
@@ -31,8 +34,10 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv_transpose2d",
+    "cross_entropy",
     "default_impl",
     "describe",
+    "gan_loss",
     "get_default_impl",
     "gru",
     "instance_norm_act",
@@ -42,5 +47,6 @@ __all__ = [
     "norm_conv_transpose2d",
     "rnn",
     "scaled_dot_product_attention",
+    "reparametrize_kl",
     "set_default_impl",
 ]

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import conv_matmul, measured, norm_tuning, shapes, tuning
+from genlab.ops import conv_matmul, loss_tuning, measured, norm_tuning, shapes, tuning
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -43,10 +43,16 @@ NATIVE = {
     "lstm": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "rnn": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "optimizer_step": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "cross_entropy": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "gan_loss": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
+    "reparametrize_kl": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
 }
 
-# Ops that run in the dtype they are given: autocast leaves them alone.
-NOT_AUTOCAST = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step")
+# Ops that run in the dtype they are given: autocast leaves them alone. (Losses cast for themselves, to float32.)
+NOT_AUTOCAST = (
+    *("batch_norm_act", "instance_norm_act", "layer_norm_act"),
+    *("cross_entropy", "gan_loss", "optimizer_step", "reparametrize_kl"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,15 @@ RULES = (
     Rule("optimizer_step", "cpu", "native", _STEP, CPU_DTYPES),
     Rule("optimizer_step", "cpu", "torch", _STEP_TORCH),
     Rule("optimizer_step", "cuda", "torch", _STEP_CUDA),
+    Rule("cross_entropy", "cpu", "native", loss_tuning.CROSS_ENTROPY, _NORM_DTYPES, loss_tuning.cross_entropy_wins),
+    Rule("cross_entropy", "cpu", "torch", loss_tuning.CROSS_ENTROPY_TORCH),
+    Rule("cross_entropy", "cuda", "torch", loss_tuning.CUDA),
+    Rule("gan_loss", "cpu", "native", loss_tuning.GAN_LOSS, CPU_DTYPES, loss_tuning.gan_loss_wins),
+    Rule("gan_loss", "cpu", "torch", loss_tuning.GAN_LOSS_TORCH),
+    Rule("gan_loss", "cuda", "torch", loss_tuning.CUDA),
+    Rule("reparametrize_kl", "cpu", "native", loss_tuning.REPARAMETRIZE, CPU_DTYPES),
+    Rule("reparametrize_kl", "cpu", "torch", loss_tuning.REPARAMETRIZE_TORCH),
+    Rule("reparametrize_kl", "cuda", "torch", loss_tuning.CUDA),
 )
 
 _RULES_OF = {

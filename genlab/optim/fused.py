@@ -30,6 +30,15 @@ class WeightAverage:
     of: Mapping[Tensor, Tensor]
     share: float | Tensor
 
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Carries them on without an optimiser's step."""
+        averages, current = list(self.of.values()), list(self.of)
+        if isinstance(self.share, Tensor):
+            torch._foreach_lerp_(averages, current, [self.share.to(p.dtype) for p in averages])
+        elif averages:
+            torch._foreach_lerp_(averages, current, self.share)
+
 
 @dataclass(frozen=True)
 class Request:

@@ -11,7 +11,7 @@ the code of the layers below it (section 3.4 there; those are frozen). Then all 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,11 @@ class AutoencoderTrainer(Trainer):
         ends = list(accumulate(self.config.layer_steps))
         layer = bisect_right(ends, self.step)
         return layer if layer < len(ends) else None
+
+    @property
+    def graph_key(self) -> Hashable:
+        layer = self.layer_in_training
+        return () if layer is None else (layer,)
 
     def train_step(self, batch: Batch) -> Metrics:
         network, layer = self.networks["autoencoder"], self.layer_in_training

@@ -7,7 +7,7 @@ checkpoints) is in `genlab.trainers.loop`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,6 +37,7 @@ from genlab.trainers.diagnosis import (
     sample_values,
     saturation_finding,
 )
+from genlab.trainers.graphs import StepGraphs, Uncaptured
 from genlab.trainers.update import Update
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Trainer:
         trains_in_stages: whether some parameters learn only later than in the first step.
         thresholds: when `findings` calls a number ill.
         watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
+        graphs: does the steps, captured as CUDA graphs where they can be.
         gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
     """
 
@@ -151,7 +153,9 @@ class Trainer:
         }
         self._schedule = build_schedule(config.train.schedule, config.train.steps)
         self._averaged_by = {name: self._networks_of(optimizer) for name, optimizer in self.optimizers.items()}
-        self._not_averaged: set[str] | None = None  # within `advance`: networks whose average waits for an update
+        # Within a step: the averages that wait for an update, and the weight of the present parameters in each.
+        self._shares: dict[str, float | Tensor] | None = None
+        self.graphs = StepGraphs(self, config.train.cuda_graph)
         seed_everything(config.seed, "training", self.distributed.rank)  # dropout and the like differ between processes
 
     # The algorithm: these four, and of the others what it needs.
@@ -367,17 +371,19 @@ class Trainer:
         return [name for name in self.ema if held.issuperset(self.networks[name].parameters())]
 
     def _average_after(self, name: str) -> WeightAverage | None:
-        """The averages that an update of the optimiser `name` carries on; outside of `advance` there are none."""
-        if self._not_averaged is None:
+        """The averages that an update of the optimiser `name` carries on; outside of a step there are none."""
+        if self._shares is None:
             return None
         followed = WeightAverage({}, 0.0)
         for network in self._averaged_by[name]:
-            if network not in self._not_averaged:
+            if network not in self._shares:
                 raise RuntimeError(f"network {network!r}: expected one update in a train_step, because it is averaged")
-            if not followed.of or self.ema[network].next_share() == followed.share:
-                self._not_averaged.remove(network)
-                one = self.ema[network].advance(self.networks[network])
-                followed = WeightAverage({**followed.of, **one.of}, one.share)
+            share = self._shares[network]
+            # Weights on the device are not compared, which would wait for it: the others follow after the step.
+            if not followed.of or (not isinstance(share, Tensor) and share == followed.share):
+                del self._shares[network]
+                one = self.ema[network].following(self.networks[network], share)
+                followed = WeightAverage({**followed.of, **one.of}, share)
         return followed if followed.of else None
 
     def advance(self, *batches: Batch) -> Metrics:
@@ -385,22 +391,45 @@ class Trainer:
         factor = self._schedule(self.step)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        self._not_averaged = set(self.ema)
-        metrics = self.train_step(*(self.to_device(batch) for batch in batches))
-        for name, ema in self.ema.items():
-            if name in self._not_averaged:
-                ema.update(self.networks[name])
-            else:
-                ema.copy_buffers(self.networks[name])
-        self._not_averaged = None
+                if isinstance(group["lr"], Tensor):  # on the device, where a captured step reads it
+                    if "initial_lr" not in group:
+                        group["initial_lr"] = float(group["lr"])
+                    group["lr"].fill_(group["initial_lr"] * factor)
+                else:
+                    group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        shares = {name: ema.next_share() for name, ema in self.ema.items()}
+        metrics = self.graphs.step(batches, shares)
         self.step += 1
         return metrics
+
+    def take_step(self, batches: Sequence[Batch], shares: Mapping[str, float | Tensor]) -> Metrics:
+        """What a step does on the device: `train_step` on batches that are there, then the moving averages."""
+        self._shares = dict(shares)
+        try:
+            metrics = self.train_step(*batches)
+            for name, ema in self.ema.items():
+                if name in self._shares:
+                    ema.take(self.networks[name], self._shares[name])
+                else:
+                    ema.copy_buffers(self.networks[name])
+        finally:
+            self._shares = None
+        return metrics
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        """What the host decides in the next step: steps of one key launch the same kernels on the same numbers.
+
+        Every number that `train_step` takes from the host and that changes from step to step belongs in here, and
+        `train_step` leaves nothing on the host. An `Uncaptured` says why that cannot be. See
+        `genlab.trainers.graphs`.
+        """
+        return ()
 
     @property
     def learning_rate(self) -> float:
         """The first optimiser's present learning rate."""
-        return next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the trainer's device, pictures in the trainer's memory order."""

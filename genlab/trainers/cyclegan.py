@@ -8,7 +8,7 @@ halved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
 from genlab.trainers.cyclegan_config import CycleGanConfig
 from genlab.trainers.diagnosis import Finding, discriminator_signs, saturation_finding
+from genlab.trainers.graphs import Uncaptured
 from genlab.trainers.translation import (
     Direction,
     ImagePool,
@@ -73,6 +74,12 @@ class CycleGanTrainer(TranslationTrainer):
     def averaged_networks(self) -> dict[str, EmaConfig]:
         ema = self.config.gan.ema
         return {} if ema is None else {"generator_ab": ema, "generator_ba": ema}
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        if self.config.cycle.pool_size:
+            return Uncaptured("the pool of past pictures (cycle.pool_size) is drawn from on the host")
+        return super().graph_key
 
     def train_step(self, batch: Batch) -> Metrics:
         a, b = batch["a"], batch["b"]

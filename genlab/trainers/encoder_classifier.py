@@ -8,19 +8,19 @@ Without `model.encoder` everything starts from random weights: the baseline that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from genlab.config import RunConfig, Section
 from genlab.errors import CheckpointError
 from genlab.models.autoencoder import CodeClassifier
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
 from genlab.trainers.pretrained import load_encoder, read_architecture
@@ -137,6 +137,10 @@ class EncoderClassifierTrainer(Trainer):
         freeze = self.config.classifier.freeze
         return freeze if isinstance(freeze, bool) else self.step < freeze
 
+    @property
+    def graph_key(self) -> Hashable:
+        return (self.frozen,) if self.config.classifier.freeze else ()
+
     def train_step(self, batch: Batch) -> Metrics:
         encoder, head = self.networks["encoder"], self.networks["head"]
         encoder.train(not self.frozen)  # running statistics belong to the frozen encoder too
@@ -146,7 +150,7 @@ class EncoderClassifierTrainer(Trainer):
                     with torch.no_grad() if self.frozen else nullcontext():
                         code = encoder(to_intensities(images))
                     logits = head(code)
-                loss = F.cross_entropy(logits.float(), labels)
+                loss = cross_entropy(logits.float(), labels)
                 update.backward(loss)
                 update.record(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
         encoder.train()

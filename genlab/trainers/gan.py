@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from genlab.registry import nearest
 from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig, apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
 from genlab.trainers.diagnosis import discriminator_signs, sample_values
+from genlab.trainers.graphs import Uncaptured
 
 Condition = tuple[Tensor, ...]
 SCATTERED = 2000  # points of each kind in a picture
@@ -131,6 +132,15 @@ class GanTrainer(Trainer):
     @property
     def batches_per_step(self) -> int:
         return self.config.gan.discriminator_steps
+
+    @property
+    def discriminator_updates(self) -> int:
+        """Updates of the discriminator before the present step."""
+        return self.step * self.config.gan.discriminator_steps
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        return self.regularizer.graph_key(self.discriminator_updates, self.batches_per_step)
 
     # The parts of a step.
 

@@ -94,6 +94,7 @@ class Loop:
         try:
             # A resumed run may go on with another machine or torch: its log then holds both.
             facts = {**environment_facts(self.config, trainer.device), **trainer.batch_description()}
+            facts["cuda_graphs"] = trainer.graphs.describe()
             self.recorder.log({"event": "environment", **facts})
             if self.last_checkpoint is None:
                 for note in self._notes:
@@ -104,6 +105,8 @@ class Loop:
                 self.batch_numbers, batches = self._next_batches()
                 trainer.watches_gradients = self._log_due(trainer.step + 1)
                 metrics = trainer.advance(*batches)
+                for text in trainer.graphs.take_news():
+                    self.recorder.log({"event": "note", "step": trainer.step, "text": text})
                 self.progress.images += len(batches) * self.config.data.batch_size
                 self.window.add(trainer.step, metrics, self.batch_numbers)
                 self._after_step(last=trainer.step >= total)

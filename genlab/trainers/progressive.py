@@ -7,6 +7,7 @@ faded alike. The game is WGAN-GP's with the drift term (appendix A), one critic 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from genlab.models.progressive import (
 from genlab.regularizers import DriftConfig, GradientPenaltyConfig, RegularizersConfig, apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.gan import GanConfig, GanModelConfig, GanRunConfig, GanTrainer
+from genlab.trainers.graphs import Uncaptured
 
 
 class ProgressiveModelConfig(GanModelConfig):
@@ -89,9 +91,7 @@ class ProgressiveConfig(GanRunConfig):
         except ValueError as error:
             raise ValueError(f"data.image_size: {error}") from None
         if self.gan.discriminator_steps != 1:
-            raise ValueError(
-                f"gan.discriminator_steps: expected 1 for progressive, got {self.gan.discriminator_steps}"
-            )
+            raise ValueError(f"gan.discriminator_steps: expected 1 for progressive, got {self.gan.discriminator_steps}")
         if self.train.grad_accumulation != 1:
             raise ValueError(
                 "train.grad_accumulation: expected 1 for progressive, whose minibatch statistics are of a whole "
@@ -140,6 +140,19 @@ class ProgressiveTrainer(GanTrainer):
         level, _ = self.growth(self.images)
         return self.config.progressive.batches.get(SMALLEST_SIDE * 2**level, 1)
 
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        level, alpha = self.growth(self.images)
+        if alpha < 1:
+            return Uncaptured("a resolution is faded in", passing=True)
+        key = super().graph_key
+        return key if isinstance(key, Uncaptured) else (level, *key)
+
+    def advance(self, *batches: Batch) -> Metrics:
+        metrics = super().advance(*batches)
+        self.images += sum(len(batch["image"]) for batch in batches) * self.distributed.world_size
+        return metrics
+
     def train_step(self, *batches: Batch) -> Metrics:
         self._grow()
         # Interleaved, so that a process among several holds neighbours of the whole batch, as one process would.
@@ -149,7 +162,6 @@ class ProgressiveTrainer(GanTrainer):
         fakes = self.generate(z, keep_graph=True)
         metrics = self.update_discriminator(x, fakes, update_number=self.step)
         metrics.update(self.update_generator(z, fakes))
-        self.images += len(x) * self.distributed.world_size
         generator = self.networks["generator"]
         for name, value in {"resolution": generator.side, "fade_in": generator.alpha}.items():
             metrics[name] = torch.full((), float(value), device=self.device)

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError
 from genlab.models.sgan import SganConvGenerator, SganMlpGenerator, conv_discriminator, mlp_discriminator
+from genlab.ops import cross_entropy, gan_loss
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer
 
@@ -153,13 +153,13 @@ class SganTrainer(Trainer):
         with self.update("discriminator") as update:
             with self.autocast():  # no statistics join the images of a batch: one pass serves all three
                 labelled, *others = discriminator(torch.cat(parts)).float().split(len(parts[0]))
-            loss_labelled = F.cross_entropy(labelled, batch["labelled_label"])
+            loss_labelled = cross_entropy(labelled, batch["labelled_label"])
             error = (labelled.argmax(1) != batch["labelled_label"]).float().mean()
             update.record(loss_labelled=loss_labelled, labelled_error=error)
             loss = loss_labelled
             if others:
                 real, fake = (logits.logsumexp(1) for logits in others)  # log Z
-                loss_unlabelled = 0.5 * F.softplus(-real).mean() + 0.5 * F.softplus(fake).mean()
+                loss_unlabelled = 0.5 * gan_loss("non_saturating", fake, real)
                 loss = loss + config.unlabelled_weight * loss_unlabelled
                 update.record(loss_unlabelled=loss_unlabelled, real_logit=real.mean(), fake_logit=fake.mean())
             update.backward(loss)
@@ -174,7 +174,7 @@ class SganTrainer(Trainer):
                 features = discriminator.features(fake).float()
                 if self.config.sgan.generator_loss == "adversarial":
                     logits = discriminator.classify(features).float()
-                    loss = F.softplus(-logits.logsumexp(1)).mean()
+                    loss = gan_loss("non_saturating", logits.logsumexp(1))
                 else:
                     with torch.no_grad():
                         target = discriminator.features(images).float().mean(0)

@@ -55,6 +55,7 @@ def restore_state(trainer: Trainer, tensors: dict[str, Tensor], plain: dict[str,
             raise CheckpointError(f"checkpoint {source}: has no state of optimiser {name!r}")
         restore_optimizer_state(optimizer, _take(tensors, f"optimizers/{name}"), plain["optimizers"][name])
         trainer.scalers[name].load_state_dict(plain["scalers"][name])
+    trainer.graphs.forget()
     trainer.noise.generator.set_state(tensors["rng/noise"])
     rank = trainer.distributed.rank
     if rank < len(plain["rng"]):
@@ -100,7 +101,11 @@ def flatten_optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str,
                 tensors[f"{index}/{key}"] = value
             else:
                 plain[f"{index}/{key}"] = value
-    return tensors, {"values": plain, "param_groups": state["param_groups"]}
+    groups = [
+        {key: float(value) if isinstance(value, Tensor) else value for key, value in group.items()}
+        for group in state["param_groups"]
+    ]
+    return tensors, {"values": plain, "param_groups": groups}
 
 
 def restore_optimizer_state(
@@ -116,10 +121,17 @@ def restore_optimizer_state(
         {key: tuple(value) if key in tuples else value for key, value in group.items()}
         for group in plain["param_groups"]
     ]
+    # Where counts and learning rates live is this run's affair: a checkpoint of a GPU goes on on the CPU.
+    for group, own in zip(groups, optimizer.param_groups, strict=False):
+        group.update({key: own[key] for key in ("capturable",) if key in own})
+    rates = [group["lr"] for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"checkpoint: state of an optimiser does not fit: {error}") from None
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(group["lr"])
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():

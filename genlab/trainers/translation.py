@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +21,7 @@ from genlab.seeding import generator as seeded
 from genlab.trainers.base import Batch, Metrics, Trainer
 from genlab.trainers.diagnosis import Thresholds, diversity_signs
 from genlab.trainers.gan import GanConfig
+from genlab.trainers.graphs import Uncaptured
 
 ReceptiveField = Literal[1, 16, 34, 70, 142, 286, 574, "full"]
 Direction = Literal["a_to_b", "b_to_a"]
@@ -142,6 +143,10 @@ class TranslationTrainer(Trainer):
         finally:
             self.use_ema = before
         return {name: torch.stack([sign[name] for sign in signs]).min() for name in signs[0]} if signs else {}
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        return self.regularizer.graph_key(self.step, 1)
 
     def field(self) -> int:
         """The discriminator's receptive field in pixels."""

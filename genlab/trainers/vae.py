@@ -7,6 +7,7 @@ With k = 1 the loss is -E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), the KL in c
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +23,10 @@ from genlab.likelihood import (
     latent_log_ratio,
     with_free_bits,
 )
+from genlab.ops import reparametrize_kl
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics
+from genlab.trainers.graphs import Uncaptured
 from genlab.trainers.vae_config import VaeRunConfig, build_decoder, build_encoder
 from genlab.trainers.vae_latents import VaeLatents
 
@@ -73,6 +76,12 @@ class VaeTrainer(VaeLatents):
 
     # One step.
 
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        if self.step < self.config.vae.kl_warmup_steps:
+            return Uncaptured("the weight of the KL term rises (vae.kl_warmup_steps)", passing=True)
+        return ()
+
     def train_step(self, batch: Batch) -> Metrics:
         settings, images = self.config.vae, batch["image"]
         labels = batch["label"] if self.label_count else None
@@ -82,9 +91,8 @@ class VaeTrainer(VaeLatents):
         with self.update("vae") as update:
             for x, y, epsilon in update.micro_batches(self.pixels(images), labels, noise):
                 mean, log_variance = self._posterior(x, y)
-                z = mean.unsqueeze(1) + (0.5 * log_variance).exp().unsqueeze(1) * epsilon
+                z, kl = reparametrize_kl(mean, log_variance, epsilon)
                 log_px = self._log_likelihood(x, z, y)
-                kl = gaussian_kl(mean, log_variance)
                 elbo = (log_px.mean(1) - kl.sum(1)).mean()
                 if settings.importance_samples > 1:
                     ratio = latent_log_ratio(z, epsilon, log_variance.unsqueeze(1))
@@ -101,7 +109,7 @@ class VaeTrainer(VaeLatents):
                     kl=kl.sum(1).mean(),
                     active_latents=(kl.mean(0) > COLLAPSED_KL).sum(),
                 )
-        return {**update.metrics, "beta": torch.tensor(beta, device=self.device)}
+        return {**update.metrics, "beta": torch.full((), beta, device=self.device)}
 
     def _posterior(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         with self.autocast():

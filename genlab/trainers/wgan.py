@@ -124,6 +124,10 @@ class WganTrainer(GanTrainer):
         return settings.long_critic_steps if is_long else self.config.gan.discriminator_steps
 
     @property
+    def discriminator_updates(self) -> int:
+        return self.critic_updates
+
+    @property
     def critic_updates(self) -> int:
         """Updates of the critic before the present step."""
         settings, usual = self.config.wgan, self.config.gan.discriminator_steps

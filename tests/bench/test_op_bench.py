@@ -15,6 +15,7 @@ from genlab.bench.op import OpSettings, run_op_bench
 from genlab.bench.plot import plot_ops
 from genlab.errors import UserError
 
+FLAT = ("layer_norm_act", "cross_entropy", "gan_loss", "reparametrize_kl")  # no images
 QUICKLY = {"shapes": "tiny", "rounds": 2, "seconds": 1e-4}
 
 
@@ -29,15 +30,17 @@ def test_every_op_has_rows_for_each_pass(result: dict) -> None:
         passes.setdefault(row["op"], set()).add(row["direction"])
     assert set(passes) == set(cases.OPS)
     convolution, norm = {"forward", "input gradient", "weight gradient"}, {"forward", "backward"}
+    loss = {"forward", "forward and backward"}
     assert passes.pop("optimizer_step") == {"adam+ema", "adam+ema+clip", "rmsprop+clamp", "sgd"}
-    assert all(found == (convolution if op.startswith("conv") else norm) for op, found in passes.items())
+    kinds = {op: convolution if op.startswith("conv") else norm if op.endswith("_act") else loss for op in passes}
+    assert passes == kinds
 
 
 def test_a_row_holds_ours_every_peer_the_roofline_and_the_error(result: dict) -> None:
     for row in result["rows"]:
         by_name = {variant["name"]: variant for variant in row["variants"]}
         peers = {name for name in by_name if not by_name[name]["ours"]}
-        layouts = {"contiguous"} if row["op"] == "layer_norm_act" else {"contiguous", "channels_last"}
+        layouts = {"contiguous"} if row["op"] in FLAT else {"contiguous", "channels_last"}
         expected = {f"torch eager {layout}" for layout in layouts}
         if row["op"] == "optimizer_step":
             expected = {"torch foreach", "torch loop" if row["direction"] == "rmsprop+clamp" else "torch fused"}

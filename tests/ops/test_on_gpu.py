@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,25 @@ def conv(op: Callable[..., Tensor], **arguments: object) -> Callable[..., Tensor
     return lambda input, weight, bias, *, impl: op(input, weight, bias, **arguments, impl=impl)
 
 
+@functools.cache
+def classes(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Targets that lie on the device already: a captured graph cannot bring them there."""
+    return torch.randint(sizes[1], (sizes[0], *sizes[2:]), generator=torch.Generator().manual_seed(5)).to(device)
+
+
+def cross_entropy(input: Tensor, *, impl: str) -> Tensor:
+    return ops.cross_entropy(input, classes(tuple(input.shape), input.device), label_smoothing=0.1, impl=impl)
+
+
+def latents(mean: Tensor, log_variance: Tensor, noise: Tensor, *, impl: str) -> Tensor:
+    z, kl = ops.reparametrize_kl(mean, log_variance, noise, impl=impl)
+    return torch.cat([z.flatten(1), kl], dim=1)
+
+
+def adversarial(loss: str) -> Callable[..., Tensor]:
+    return lambda fake, real, *, impl: ops.gan_loss(loss, fake, real, impl=impl)
+
+
 CALLS = {
     "conv1d": Call(conv(ops.conv1d, padding=1, activation="relu"), ((3, 5, 19), (7, 5, 3), (7,))),
     "conv2d_4x4_stride_2": Call(
@@ -73,6 +93,12 @@ CALLS = {
     "batch_norm_act": Call(batch_norm, ((4, 13, 7, 5), (13,), (13,)), (1, 2)),
     "instance_norm_act": Call(instance_norm, ((2, 13, 9, 7), (13,), (13,)), (1, 2)),
     "layer_norm_act": Call(layer_norm, ((3, 5, 77), (77,), (77,)), (1, 2)),
+    "cross_entropy": Call(cross_entropy, ((9, 77),)),
+    "cross_entropy_many_classes": Call(cross_entropy, ((3, 5001),)),
+    "cross_entropy_map": Call(cross_entropy, ((2, 7, 9, 11),)),
+    "gan_loss_hinge": Call(adversarial("hinge"), ((65, 1), (65, 1))),
+    "gan_loss_map": Call(adversarial("non_saturating"), ((3, 1, 70, 70), (2, 1, 70, 70))),
+    "reparametrize_kl": Call(latents, ((5, 33), (5, 33), (5, 3, 33))),
 }
 
 

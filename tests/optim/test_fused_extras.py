@@ -206,7 +206,7 @@ def test_the_fused_average_is_that_of_ema(name, config):
             optimizer.zero_grad()
             module(torch.randn(3, 2, 4, 4, generator=generator)).square().mean().backward()
             if impl == "auto":
-                take_step(optimizer, scaler, bound=0.3, average=ema.advance(module))
+                take_step(optimizer, scaler, bound=0.3, average=ema.following(module, ema.next_share()))
                 ema.copy_buffers(module)
             else:
                 take_step(optimizer, scaler, bound=0.3)
@@ -227,7 +227,7 @@ def test_taking_a_step_with_torchs_optimizer_averages_too():
         optimizer = build_optimizer(OptimizerConfig(), module.parameters())
     for p in module.parameters():
         p.grad = torch.ones_like(p)
-    take_step(optimizer, torch.amp.GradScaler("cpu", enabled=False), average=ema.advance(module))
+    take_step(optimizer, torch.amp.GradScaler("cpu", enabled=False), average=ema.following(module, ema.next_share()))
     twin.update(copy.deepcopy(module))
     for a, b in zip(ema.module.parameters(), twin.module.parameters(), strict=True):
         assert torch.equal(a, b)

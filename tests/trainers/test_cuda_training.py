@@ -9,6 +9,7 @@ import torch
 from training_jobs import assert_same_checkpoint, tiny_config
 
 from genlab.checkpoint import find_checkpoint, load_bundle
+from genlab.config import load_config
 from genlab.trainers import train
 
 pytestmark = pytest.mark.cuda
@@ -43,3 +44,62 @@ def test_a_checkpoint_of_a_gpu_is_sampled_on_the_cpu(tmp_path):
         for device in ("cpu", "cuda")
     }
     torch.testing.assert_close(images["cuda"], images["cpu"], rtol=1e-2, atol=1e-2)
+
+
+def rows_of(run_dir):
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("dcgan_tiny", ["gan.regularizers.r1.weight=1", "gan.regularizers.r1.interval=2"]),
+        ("dcgan_tiny", ["train.schedule.name=linear", "train.precision=bf16-mixed"]),
+        ("wgan_gp_tiny", ["gan.discriminator_steps=2"]),
+        ("wgan_tiny", ["wgan.long_first_steps=0"]),
+        ("vae_tiny", []),
+        ("infogan_tiny", []),
+        ("pix2pix_tiny", []),
+        ("autoencoder_tiny", []),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_captured_steps_give_the_curve_of_plain_ones(tmp_path, preset, overrides):
+    common = ["train.steps=24", "train.log_every=2", "train.tensorboard=false", *overrides]
+    curves = {}
+    for mode in ("off", "on"):
+        config = load_config(preset, [*common, f"train.cuda_graph={mode}"])
+        train(config, tmp_path / mode, device="cuda", evaluator=None)
+        rows = rows_of(tmp_path / mode)
+        notes = [row["text"] for row in rows if row.get("event") == "note"]
+        assert any("replayed as CUDA graphs" in text for text in notes) == (mode == "on")
+        names = [name for name in rows[-1] if name.startswith("loss")]
+        curves[mode] = torch.tensor([[row[name] for name in names] for row in rows if "event" not in row])
+    torch.testing.assert_close(curves["on"], curves["off"], rtol=1e-3, atol=1e-4)
+
+
+def test_a_captured_training_resumes_bit_for_bit(tmp_path):
+    settings = ["train.checkpoint_every=8", "train.cuda_graph=on"]
+    train(tiny_config("train.steps=16", *settings), tmp_path / "whole", device="cuda", evaluator=None)
+    train(tiny_config("train.steps=8", *settings), tmp_path / "parts", device="cuda", evaluator=None)
+    train(tiny_config("train.steps=16", *settings), tmp_path / "parts", device="cuda", resume="auto", evaluator=None)
+    assert_same_checkpoint(find_checkpoint(tmp_path / "whole"), find_checkpoint(tmp_path / "parts"))
+
+
+def test_what_cannot_be_captured_says_why(tmp_path):
+    train(tiny_config("train.steps=3", "train.precision=fp16-mixed"), tmp_path / "run", device="cuda", evaluator=None)
+    first, *rest = rows_of(tmp_path / "run")
+    assert first["cuda_graphs"].startswith("none (the gradient scaler")
+    assert any("steps are not captured as CUDA graphs: the gradient scaler" in row.get("text", "") for row in rest)
+
+
+def test_dropout_inside_a_graph_is_new_in_every_replay():
+    """torch registers the device's generator with a capture; a step's dropout must not repeat."""
+    from genlab.trainers.graphs import CudaBackend
+
+    backend, x = CudaBackend(torch.device("cuda")), torch.ones(4096, device="cuda")
+    step = lambda: {"kept": torch.nn.functional.dropout(x, 0.5)}  # noqa: E731
+    backend.warm_up(step)
+    captured = backend.capture(step)
+    first = captured.replay()["kept"].clone()
+    assert not torch.equal(first, captured.replay()["kept"])
