@@ -13,7 +13,7 @@ constexpr int kBackwardQuerySharedBytes = 2 * Tile::kResidentBytes + 4 * Tile::k
 
 // Gradient of the query, and of an additive mask. Grid: x = query tiles of all heads.
 template <typename Tile, bool kExtras>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, 1)
     attention_backward_query_kernel(const __grid_constant__ BackwardParams params) {
   using T = typename Tile::T;
   GENLAB_SHARED_DYNAMIC(unsigned char, shared);
@@ -124,7 +124,7 @@ constexpr int kBackwardKeySharedBytes = 2 * Tile::kResidentBytes + 2 * kKeyStage
 // Gradients of key and value, summed over the query heads that share them. Rows are keys and columns queries, so that weights
 // and their gradients are left operands as they come. Grid: x = key tiles of all key heads.
 template <typename Tile, bool kExtras>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, 1)
     attention_backward_key_kernel(const __grid_constant__ BackwardParams params) {
   using T = typename Tile::T;
   GENLAB_SHARED_DYNAMIC(unsigned char, shared);
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
         kept[i] = kept_weights<true, Tile::kStreamed>(p, batch_head, first + warp_row + i * 16, first_query);
 #pragma unroll
         for (int e = 0; e < Tile::kStreamed / 2; ++e) {
-          dropped[i][e / 4][e % 4] = kept[i] >> e & 1u ? scores[i][e / 4][e % 4] * p.dropout_scale : 0.0f;
+          dropped[i][e / 4][e % 4] = kept[i] >> e & 1u ? scores[i][e / 4][e % 4] : 0.0f;
         }
       }
       multiply_weights<T, Tile::kHead, Tile::kRowTiles, Tile::kStreamed>(
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
   }
   if (params.grad_value.data != nullptr) {
 #pragma unroll
-    for (int i = 0; i < Tile::kRowTiles; ++i) factor[i][0] = factor[i][1] = 1.0f;
+    for (int i = 0; i < Tile::kRowTiles; ++i) factor[i][0] = factor[i][1] = kExtras ? p.dropout_scale : 1.0f;
     const auto result = result_of<T>(params.grad_value, at.batch, at.head, p.keys, p.value_dim);
     store_rows<T, Tile::kHead, Tile::kRowTiles>(
         result, grad_value, factor, first, warp_row, shared + Tile::kResidentBytes);
