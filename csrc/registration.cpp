@@ -51,6 +51,13 @@ TORCH_LIBRARY(genlab, m) {
       "layer_norm_act_backward(Tensor grad_output, Tensor input, int normalized_dims, Tensor mean, Tensor rstd, "
       "Tensor? weight, Tensor? bias, Tensor? residual, float eps, str? activation, float negative_slope, bool[4] wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, Tensor? dropout_seed, "
+      "float dropout_p, bool is_causal, float scale, bool deterministic) -> (Tensor, Tensor)");
+  m.def(
+      "scaled_dot_product_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, "
+      "Tensor logsumexp, Tensor? attn_mask, Tensor? dropout_seed, float dropout_p, bool is_causal, float scale, "
+      "bool deterministic, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

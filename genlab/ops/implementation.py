@@ -37,7 +37,7 @@ NATIVE = {
     "batch_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "instance_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "layer_norm_act": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
-    "scaled_dot_product_attention": {"cpu": (), "cuda": ()},
+    "scaled_dot_product_attention": {"cpu": CUDA_DTYPES, "cuda": CUDA_DTYPES},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone.
