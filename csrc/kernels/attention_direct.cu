@@ -26,6 +26,7 @@ GENLAB_DEVICE const T* row_of(const AttentionTensor& t, int64_t batch, int64_t h
 template <typename T>
 GENLAB_DEVICE Accumulate<T> dot(const T* a, const T* b, int64_t columns) {
   Accumulate<T> sum = 0;
+#pragma unroll 1
   for (int64_t d = 0; d < columns; ++d) sum += widen(a[d]) * widen(b[d]);
   return sum;
 }
@@ -82,6 +83,7 @@ template <typename T, typename Row>
 GENLAB_DEVICE void add_rows(
     Accumulate<T> (&sums)[kLaneColumns], Accumulate<T> factor, int count, int64_t first, int64_t columns, Row row) {
   const int lane = threadIdx.x % 32;
+#pragma unroll 1
   for (int other = 0; other < count; ++other) {
     const Accumulate<T> share = __shfl_sync(kAllLanes, factor, other);
     if (share == 0) continue;

@@ -50,7 +50,7 @@ GENLAB_DEVICE void online_softmax(
 
 // Grid: x = query tiles of all heads. kExtras: there may be a mask, dropout, or a scale that is not positive.
 template <typename Tile, bool kExtras>
-__global__ void __launch_bounds__(Tile::kThreads, 1) attention_forward_kernel(const __grid_constant__ ForwardParams params) {
+__global__ void __launch_bounds__(Tile::kThreads) attention_forward_kernel(const __grid_constant__ ForwardParams params) {
   using T = typename Tile::T;
   GENLAB_SHARED_DYNAMIC(unsigned char, shared);
   unsigned char* const stages = shared + Tile::kResidentBytes;

@@ -151,8 +151,8 @@ GENLAB_DEVICE void multiply_rows(
   const int lane = threadIdx.x % 32;
   const LaneChunks<kRowBytes> left(rows, first_row + (lane & 15), lane >> 4);
   const LaneChunks<kRowBytes> right(columns, (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
-  // A longer straight run would only cost registers.
-#pragma unroll 4
+  // The backward pass has no registers left for a longer straight run.
+#pragma unroll (kColumns > 32 ? 4 : 2)
   for (int step = 0; step < kRowBytes / kStepBytes; ++step) {
     Fragment<T> a[kRowTiles];
     uint32_t raw[4];
