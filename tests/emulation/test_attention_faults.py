@@ -12,7 +12,7 @@ from emulation_harness import CSRC, KernelFault, Library, build
 from test_seeded_faults import apart
 
 LIBRARY = CSRC / "emulation" / "attention_bfloat16.cpp"
-SCHEDULES = [(seed, early) for seed in range(2) for early in (False, True)]
+SCHEDULES = [(1, False), (2, True)]  # copies land late, and at once
 PLAIN = Problem(queries=70, keys=150, heads=1, head_dim=40)
 CAUSAL = dataclasses.replace(PLAIN, queries=150, causal=True)
 DROPOUT = dataclasses.replace(PLAIN, dropout=0.3, keys=40)
