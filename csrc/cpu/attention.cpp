@@ -30,12 +30,14 @@ const AttentionTable& table() {
   return chosen;
 }
 
-const AttentionTiles& tiles_of(DType dtype) {
-  switch (dtype) {
+// bfloat16: where torch's own flash kernel would run, weights are rounded as it rounds them. For values of another dim than
+// keys torch sums in float32 throughout, and so does this.
+const AttentionTiles& tiles_of(const AttentionProblem& p) {
+  switch (p.dtype) {
     case DType::kFloat64:
       return table().float64;
     case DType::kBFloat16:
-      return table().bfloat16;
+      return p.head_dim == p.value_dim ? table().bfloat16_pairs : table().bfloat16;
     case DType::kFloat16:
       return table().float16;
     case DType::kFloat32:
@@ -94,7 +96,7 @@ void attention(const AttentionParams& params, const ParallelFor& parallel_for) {
   plan.queries = ceil_blocks(ceil_blocks(p.queries, wanted), 6) * 6;
   plan.queries = std::min<int64_t>(plan.queries, 1026);  // their outputs so far stay in the second cache
   plan.chunks = ceil_blocks(p.queries, plan.queries);
-  const AttentionTiles& tiles = tiles_of(p.dtype);
+  const AttentionTiles& tiles = tiles_of(p);
   const int64_t bytes = tiles.forward_bytes(params, plan);
   for_items(parallel_for, pairs * plan.chunks, products_of(p), [&](int64_t begin, int64_t end) {
     char* const scratch = item_scratch(bytes);
@@ -112,7 +114,7 @@ void attention_backward(const AttentionBackwardParams& params, const ParallelFor
   const int64_t wanted = pairs >= kItems / 2 ? 1 : std::min(chunks, ceil_blocks(kItems / 2, pairs));
   plan.keys = ceil_blocks(chunks, wanted) * kKeyChunk;
   plan.shares = std::max<int64_t>(1, ceil_blocks(p.keys, plan.keys));
-  const AttentionTiles& tiles = tiles_of(p.dtype);
+  const AttentionTiles& tiles = tiles_of(p);
   const int64_t width = p.dtype == DType::kFloat64 ? 8 : 4;
   if (plan.shares > 1) {
     const int64_t blocks = ceil_blocks(p.queries, kQueryBlock);

@@ -37,8 +37,10 @@ namespace avx2 {
 
 const AttentionTable& attention_table_avx2() {
   using namespace avx2;
-  static const AttentionTable table = {"avx2", attention_tiles<Plain<float>, float>(), attention_tiles<Plain<double>, double>(),
-                                       attention_tiles<Plain<float>, BFloat16>(), attention_tiles<Plain<float>, Float16>()};
+  static const AttentionTable table = {
+      "avx2", attention_tiles<Plain<float>, float>(), attention_tiles<Plain<double>, double>(),
+      attention_tiles<Plain<float>, BFloat16>(), attention_tiles<Plain<float>, Float16>(),
+      attention_tiles<Plain<float>, BFloat16>()};
   return table;
 }
 

@@ -37,8 +37,10 @@ namespace avx512 {
 
 const AttentionTable& attention_table_avx512() {
   using namespace avx512;
-  static const AttentionTable table = {"avx512", attention_tiles<Plain<float>, float>(), attention_tiles<Plain<double>, double>(),
-                                       attention_tiles<Plain<float>, BFloat16>(), attention_tiles<Plain<float>, Float16>()};
+  static const AttentionTable table = {
+      "avx512", attention_tiles<Plain<float>, float>(), attention_tiles<Plain<double>, double>(),
+      attention_tiles<Plain<float>, BFloat16>(), attention_tiles<Plain<float>, Float16>(),
+      attention_tiles<Plain<float>, BFloat16>()};
   return table;
 }
 

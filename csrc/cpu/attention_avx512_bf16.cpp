@@ -40,7 +40,7 @@ const AttentionTable& attention_table_avx512_bf16() {
   static const AttentionTable table = [] {
     AttentionTable other = attention_table_avx512();
     other.name = "avx512_bf16";
-    other.bfloat16 = avx512_bf16::attention_tiles<avx512_bf16::Pairs, BFloat16>();
+    other.bfloat16_pairs = avx512_bf16::attention_tiles<avx512_bf16::Pairs, BFloat16>();
     return other;
   }();
   return table;

@@ -235,7 +235,7 @@ struct Backward {
       const int64_t rest = p.value_dim - c < kLanes<A> ? p.value_dim - c : 0;
       sum += load_part(a + c, rest) * load_part(b + c, rest);
     }
-    return sum_lanes<A>(sum);
+    return lane_sum<A>(sum);
   }
 
   void key_block(

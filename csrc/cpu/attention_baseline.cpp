@@ -23,9 +23,10 @@ namespace baseline {
 
 const AttentionTable& attention_table_baseline() {
   using namespace baseline;
-  static const AttentionTable table = {"baseline", attention_tiles<Plain<float>, float>(),
-                                       attention_tiles<Plain<double>, double>(), attention_tiles<Plain<float>, BFloat16>(),
-                                       attention_tiles<Plain<float>, Float16>()};
+  static const AttentionTable table = {
+      "baseline", attention_tiles<Plain<float>, float>(), attention_tiles<Plain<double>, double>(),
+      attention_tiles<Plain<float>, BFloat16>(), attention_tiles<Plain<float>, Float16>(),
+      attention_tiles<Plain<float>, BFloat16>()};
   return table;
 }
 

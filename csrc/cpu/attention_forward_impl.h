@@ -9,6 +9,8 @@ struct Forward {
   using A = typename Op::A;
   using E = typename Op::E;
 
+  static constexpr bool kInPlace = std::is_same<A, E>::value;  // weights take the place of their scores
+
   const AttentionParams& params;
   const AttentionProblem& p;
   int64_t key_columns, value_columns;  // padded: to kStep, to vectors
@@ -30,8 +32,8 @@ struct Forward {
     keys = arena.take<E>(key_columns * score_stride);
     values = arena.take<E>(score_stride * value_columns);
     queries = arena.take<E>(kTileRows * key_columns);
-    weights = arena.take<E>(kTileRows * score_stride);
     scores = arena.take<A>(kTileRows * score_stride);
+    weights = kInPlace ? reinterpret_cast<E*>(scores) : arena.take<E>(kTileRows * score_stride);
     bias = arena.take<A>(p.mask_kind == AttentionMask::kNone ? 0 : kTileRows * score_stride);
     kept = arena.take<A>(p.dropout_p > 0 ? score_stride : 0);
     largest = arena.take<A>(rows);
@@ -147,14 +149,9 @@ struct Forward {
   A exponentials(const Rows& at, int64_t r, int64_t padded, A factor) {
     A* const row = scores + r * score_stride;
     E* const to = weights + r * score_stride;
-    Vector<A> top = splat(-std::numeric_limits<A>::infinity()), total = {};
-    for (int64_t j = 0; j < padded; j += kLanes<A>) {
-      const Vector<A> value = load(row + j);
-      top = value > top ? value : top;
-    }
+    const A top = largest_of(row, padded);
     const A before = at.is_first ? -std::numeric_limits<A>::infinity() : largest[at.slot + r];
-    A now = before;
-    for (int64_t i = 0; i < kLanes<A>; ++i) now = top[i] * factor > now ? top[i] * factor : now;
+    const A now = top * factor > before ? top * factor : before;
     const bool empty = now == -std::numeric_limits<A>::infinity();
     const Vector<A> shift = splat(empty ? A(0) : now), scale = splat(factor);
     const bool drops = p.dropout_p > 0;
@@ -162,16 +159,38 @@ struct Forward {
       const int64_t place = (at.batch * p.heads + at.head) * p.queries + at.query + r;
       read_dropout(p, place, at.first_key, padded, kept);
     }
-    for (int64_t j = 0; j < padded; j += kLanes<A>) {
+    Vector<A> totals[2] = {};
+    const auto one = [&](int64_t j, Vector<A>& total) GENLAB_LAMBDA_INLINE {
       Vector<A> weight = power_of_two<Op::kDegree>(load(row + j) * scale - shift);
       total += weight;
       if (drops) weight *= load(kept + j);
       Op::store_row(to + j, weight);
+    };
+    int64_t j = 0;
+    for (; j + 2 * kLanes<A> <= padded; j += 2 * kLanes<A>) {
+      one(j, totals[0]);
+      one(j + kLanes<A>, totals[1]);
     }
+    if (j < padded) one(j, totals[0]);
+    const Vector<A> total = totals[0] + totals[1];
     const A shrink = at.is_first || now == before ? A(1) : power_of_two<Op::kDegree>(splat(before - now))[0];
     largest[at.slot + r] = now;
-    sums[at.slot + r] = (at.is_first ? A(0) : sums[at.slot + r] * shrink) + sum_lanes<A>(total);
+    sums[at.slot + r] = (at.is_first ? A(0) : sums[at.slot + r] * shrink) + lane_sum<A>(total);
     return shrink;
+  }
+
+  // Of a row of scores, -infinity of none; NaN may be passed over. Four at once: each waits for the one before it.
+  static A largest_of(const A* row, int64_t count) {
+    const Vector<A> none = splat(-std::numeric_limits<A>::infinity());
+    Vector<A> top[4] = {none, none, none, none};
+    int64_t j = 0;
+    for (; j + 4 * kLanes<A> <= count; j += 4 * kLanes<A>) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) top[v] = larger(load(row + j + v * kLanes<A>), top[v]);
+    }
+    for (; j < count; j += kLanes<A>) top[0] = larger(load(row + j), top[0]);
+    const Vector<A> all = larger(larger(top[0], top[1]), larger(top[2], top[3]));
+    return largest_lane<A>(all);
   }
 
   void finish(const Rows& at, const A* output) {

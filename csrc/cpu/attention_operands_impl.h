@@ -52,6 +52,44 @@ struct Plain {
 template <typename A>
 alignas(64) constexpr A kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+// The larger one; the second where either is NaN. The compiler makes a comparison and a blend of the plain form.
+template <typename V>
+GENLAB_INLINE V larger(V a, V b) { return a > b ? a : b; }
+#if defined(__x86_64__) && GENLAB_VECTOR_BYTES == 64
+GENLAB_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
+  return (Vector<float>)_mm512_max_ps((__m512)a, (__m512)b);
+}
+#elif defined(__x86_64__) && GENLAB_VECTOR_BYTES == 32
+GENLAB_INLINE Vector<float> larger(Vector<float> a, Vector<float> b) {
+  return (Vector<float>)_mm256_max_ps((__m256)a, (__m256)b);
+}
+#endif
+
+template <typename A>
+GENLAB_INLINE A largest_lane(Vector<A> value) {
+  A lanes[kLanes<A>];
+  store(lanes, value);
+  for (int64_t width = kLanes<A> / 2; width > 0; width /= 2) {
+    for (int64_t i = 0; i < width; ++i) lanes[i] = lanes[i + width] > lanes[i] ? lanes[i + width] : lanes[i];
+  }
+  return lanes[0];
+}
+
+template <typename A>
+GENLAB_INLINE A lane_sum(Vector<A> value) { return sum_lanes<A>(value); }
+
+#if defined(__x86_64__) && GENLAB_VECTOR_BYTES == 64
+template <>
+inline __attribute__((always_inline)) float largest_lane<float>(Vector<float> value) {
+  return _mm512_reduce_max_ps((__m512)value);
+}
+
+template <>
+inline __attribute__((always_inline)) float lane_sum<float>(Vector<float> value) {
+  return _mm512_reduce_add_ps((__m512)value);
+}
+#endif
+
 // Columns of one panel of a packed operand with `columns` columns, a multiple of a vector.
 template <typename A>
 constexpr int64_t kPanel = kTileVectors * kLanes<A>;
@@ -59,12 +97,35 @@ constexpr int64_t kPanel = kTileVectors * kLanes<A>;
 template <typename A>
 GENLAB_INLINE int64_t panel_columns(int64_t columns, int64_t first) { return least(kPanel<A>, columns - first); }
 
-// 2^x for x <= 0, to 2e-7 (2.6e-6 with kDegree 4, enough for what bfloat16 rounds); 0 below -125 and for -infinity, NaN for NaN.
-// The polynomials are the best in relative error on [-1/2, 1/2].
+// 2^x for x <= 0, to 2e-7 (2.6e-6 with kDegree 4, enough for what bfloat16 rounds); 0 from about -126 on and for -infinity, NaN
+// for NaN. The polynomials are the best in relative error, on [0, 1] and on [-1/2, 1/2].
+#if defined(__x86_64__) && GENLAB_VECTOR_BYTES == 64
+template <int kDegree>
+GENLAB_INLINE Vector<float> power_of_two(Vector<float> x) {
+  const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), (__m512)x);
+  const Vector<float> f = (Vector<float>)_mm512_reduce_ps(clamped, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  Vector<float> p;
+  if (kDegree == 4) {
+    p = splat(1.353416685e-02f);
+    p = p * f + 5.201146007e-02f;
+    p = p * f + 2.414427549e-01f;
+    p = p * f + 6.930038333e-01f;
+    p = p * f + 1.000002623e+00f;
+  } else {
+    p = splat(1.877576578e-03f);
+    p = p * f + 8.989340626e-03f;
+    p = p * f + 5.582631752e-02f;
+    p = p * f + 2.401536107e-01f;
+    p = p * f + 6.931530833e-01f;
+    p = p * f + 9.999999404e-01f;
+  }
+  return (Vector<float>)_mm512_scalef_ps((__m512)p, clamped);  // by 2^floor
+}
+#else
 template <int kDegree>
 GENLAB_INLINE Vector<float> power_of_two(Vector<float> x) {
   const Vector<float> low = splat(-125.0f), magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vector<float> clamped = x < low ? low : x;
+  const Vector<float> clamped = larger(low, x);
   const Vector<float> shifted = clamped + magic;
   const Vector<float> f = clamped - (shifted - magic);
   Vector<float> p;
@@ -89,6 +150,7 @@ GENLAB_INLINE Vector<float> power_of_two(Vector<float> x) {
   memcpy(&p, &bits, sizeof(bits));
   return x < low ? splat(0.0f) : p;
 }
+#endif
 
 template <int kDegree>
 GENLAB_INLINE Vector<double> power_of_two(Vector<double> x) {
@@ -107,6 +169,7 @@ GENLAB_INLINE void tile_product(
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[r][v] = Vector<A>{};
   }
+#pragma GCC unroll 2
   for (int64_t step = 0; step < k; step += Op::kStep, b += b_stride) {
     decltype(Op::right(b)) right[kVectors];
 #pragma GCC unroll 4

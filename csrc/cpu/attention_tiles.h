@@ -40,6 +40,7 @@ struct AttentionTiles {
 struct AttentionTable {
   const char* name;
   AttentionTiles float32, float64, bfloat16, float16;
+  AttentionTiles bfloat16_pairs;  // weights and gradients of scores rounded to bfloat16, as flash attention does
 };
 
 const AttentionTable& attention_table_baseline();

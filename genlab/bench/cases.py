@@ -6,8 +6,8 @@ A case makes its tensors from a seed and says how many FLOPs (of the direct algo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,14 @@ from genlab import ops
 from genlab.errors import UserError
 
 Tensors = tuple[Tensor, ...]
-OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "conv2d", "conv_transpose2d")
+OPS = (
+    "batch_norm_act",
+    "instance_norm_act",
+    "layer_norm_act",
+    "conv2d",
+    "conv_transpose2d",
+    "scaled_dot_product_attention",
+)
 SHAPES = ("quick", "full", "tiny")
 
 
@@ -36,6 +43,8 @@ class Case:
         flops: of the direct algorithm.
         values: read and written once each, the least that has to move.
         layer: of a convolution.
+        peers: what else a user of torch may write, by name.
+        images: whether 4-dimensional tensors are images, which may lie in channels_last memory.
     """
 
     op: str
@@ -50,6 +59,8 @@ class Case:
     flops: float
     values: float
     layer: Conv | None = None
+    peers: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    images: bool = True
 
 
 @dataclass(frozen=True)
@@ -221,6 +232,7 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     Raises:
         UserError: an unknown op or an unknown choice of shapes.
     """
+    from genlab.bench.attention_cases import attention_cases  # which takes Case from here
     from genlab.registry import nearest
 
     for what, value, known in [("op", name, OPS) for name in names] + [("--shapes", shapes, SHAPES)]:
@@ -233,4 +245,5 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
         if shapes != "quick" or label in QUICK_NORMS:
             cases += _norm(op, label, sizes, activation)
     cases += [case for layer in layers(shapes) for case in _conv(layer)]
+    cases += attention_cases(shapes)
     return [case for case in cases if not names or case.op in names]

@@ -36,8 +36,11 @@ def test_a_row_holds_ours_every_peer_the_roofline_and_the_error(result: dict) ->
     for row in result["rows"]:
         by_name = {variant["name"]: variant for variant in row["variants"]}
         peers = {name for name in by_name if not by_name[name]["ours"]}
-        layouts = {"contiguous"} if row["op"] == "layer_norm_act" else {"contiguous", "channels_last"}
-        assert peers == {f"torch eager {layout}" for layout in layouts}
+        images = row["op"] not in {"layer_norm_act", "scaled_dot_product_attention"}
+        expected = {f"torch eager {layout}" for layout in ("contiguous", *(["channels_last"] if images else []))}
+        if row["op"] == "scaled_dot_product_attention":
+            expected |= {"torch math", "torch by hand"}
+        assert peers == expected
         for variant in row["variants"]:
             if variant["absent"]:
                 assert variant["impl"] == "native" and not _extension.available()

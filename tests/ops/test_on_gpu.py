@@ -50,6 +50,14 @@ def layer_norm(input: Tensor, weight: Tensor, bias: Tensor, *, impl: str) -> Ten
     return ops.layer_norm_act(input, weight.shape, weight, bias, activation="tanh", impl=impl)
 
 
+def attention(**arguments: object) -> Callable[..., Tensor]:
+    def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, impl: str) -> Tensor:
+        arguments.setdefault("deterministic", True)
+        return ops.scaled_dot_product_attention(query, key, value, mask, impl=impl, **arguments)
+
+    return run
+
+
 def conv(op: Callable[..., Tensor], **arguments: object) -> Callable[..., Tensor]:
     return lambda input, weight, bias, *, impl: op(input, weight, bias, **arguments, impl=impl)
 
@@ -73,6 +81,10 @@ CALLS = {
     "batch_norm_act": Call(batch_norm, ((4, 13, 7, 5), (13,), (13,)), (1, 2)),
     "instance_norm_act": Call(instance_norm, ((2, 13, 9, 7), (13,), (13,)), (1, 2)),
     "layer_norm_act": Call(layer_norm, ((3, 5, 77), (77,), (77,)), (1, 2)),
+    "attention_causal": Call(attention(is_causal=True), ((2, 3, 97, 64), (2, 3, 129, 64), (2, 3, 129, 64))),
+    "attention_mask_groups": Call(
+        attention(enable_gqa=True), ((2, 4, 65, 40), (2, 2, 70, 40), (2, 2, 70, 24), (2, 1, 65, 70))
+    ),
 }
 
 
