@@ -1,7 +1,6 @@
 // Attention on tensor cores and by definition as a host library, for tests.
 #include "emulation/harness.h"
 #include "kernels/attention_direct.cu"
-#include "kernels/attention_dispatch.cu"
 #include "kernels/attention_flash.cu"
 #include "kernels/attention_flash_backward_bf16.cu"
 #include "kernels/attention_flash_backward_fp16.cu"

@@ -12,8 +12,8 @@ from emulation_harness import Guarded, Library
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 MASK_KINDS = {None: 0, "boolean": 1, "padding": 1, "additive": 2, "additive float32": 2}
-# Relative error in the Frobenius norm. 16 bits: weights, and for a gradient those of the scores, are rounded between the two
-# products, and the result once more.
+# Relative error in the Frobenius norm. 16 bits: weights, and for a gradient those of the scores, are rounded between
+# the two products, and the result once more.
 FORWARD_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.float32: 1e-6, torch.float64: 1e-14}
 BACKWARD_TOLERANCE = {torch.bfloat16: 5e-3, torch.float16: 6e-4, torch.float32: 2e-6, torch.float64: 1e-14}
 SEED = (0x0123456789ABCDEF, 77)
@@ -21,7 +21,8 @@ SEED = (0x0123456789ABCDEF, 77)
 
 class AttentionProblem(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "queries", "keys", "head_dim", "value_dim")),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "queries", "keys")),
+        *((name, ctypes.c_int64) for name in ("head_dim", "value_dim")),
         ("dtype", ctypes.c_int32),
         ("scale", ctypes.c_double),
         ("causal", ctypes.c_bool),

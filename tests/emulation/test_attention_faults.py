@@ -6,9 +6,9 @@ import dataclasses
 import re
 
 import pytest
-import torch
 from attention_problem import Problem
 from emulation_harness import CSRC, KernelFault, Library, build
+from test_attention_kernels import far_heads
 from test_seeded_faults import apart
 
 LIBRARY = CSRC / "emulation" / "attention_bfloat16.cpp"
@@ -17,8 +17,7 @@ PLAIN = Problem(queries=70, keys=150, heads=1, head_dim=40)
 CAUSAL = dataclasses.replace(PLAIN, queries=150, causal=True)
 DROPOUT = dataclasses.replace(PLAIN, dropout=0.3, keys=40)
 MASKED = dataclasses.replace(PLAIN, mask="boolean", hidden_rows=True, keys=40)
-# One head in place of four: the other instantiations would be compiled for nobody.
-ONE_HEAD = {"kernels/attention/launch.h": ("if (wider <= 32) return body(std::integral_constant<int, 32>{});", "")}
+LARGEST = "return body(std::integral_constant<int, 128>{});"
 BARRIER = "__syncthreads();  // the block has landed for all, and all are done with the stage that is loaded next\n"
 LOAD = "    if (block + 1 < blocks) load(block + 1);\n"
 
@@ -69,8 +68,7 @@ FAULTS = [
         "last_key > p.keys ||",
         problem=dataclasses.replace(PLAIN, keys=63),
     ),
-    Fault("the output is not brought to the new maximum", "forward_kernel.h", "half + 1] *= shrink;", "half + 1] *= 1;"),
-    Fault("the sum is not brought to the new maximum", "forward_kernel.h", "sum[i][half] * shrink", "sum[i][half]"),
+    Fault("the output keeps its scale", "forward_kernel.h", "half + 1] *= shrink;", "half + 1] *= 1;"),
     Fault(
         "a row without a key is taken for one with scores",
         "forward_kernel.h",
@@ -93,13 +91,22 @@ FAULTS = [
         problem=DROPOUT,
         backward=True,
     ),
-    Fault("query heads read a key head of their own number", "forward_kernel.h", "at.head / p.group, p.keys, p.head_dim",
-          "at.head, p.keys, p.head_dim", problem=dataclasses.replace(PLAIN, heads=4, kv_heads=2)),
-    Fault("the gradient of the first block of queries is skipped", "backward_kernels.h", "min(first / Tile::kStreamed,",
-          "min(first / Tile::kStreamed + 1,", problem=CAUSAL, backward=True),
-    Fault("delta is of the neighbouring query", "backward_kernels.h", "(Tile::kStreamed + j * 8 + q % 2) * 4", "(Tile::kStreamed + j * 8) * 4",
-          backward=True),
-]  # fmt: skip
+    Fault(
+        "the first block of queries is skipped",
+        "backward_kernels.h",
+        "min(first / Tile::kStreamed,",
+        "min(first / Tile::kStreamed + 1,",
+        problem=CAUSAL,
+        backward=True,
+    ),
+    Fault(
+        "delta is of the neighbouring query",
+        "backward_kernels.h",
+        "(Tile::kStreamed + j * 8 + q % 2) * 4",
+        "(Tile::kStreamed + j * 8) * 4",
+        backward=True,
+    ),
+]
 
 
 def patched(path: str, old: str, new: str, places: int = 1) -> dict[str, str]:
@@ -109,13 +116,14 @@ def patched(path: str, old: str, new: str, places: int = 1) -> dict[str, str]:
 
 
 def library_of(extra: dict[str, str]) -> Library:
-    launch = patched("kernels/attention/launch.h", "if (wider <= 32) return body(std::integral_constant<int, 32>{});", "")
-    text = launch["kernels/attention/launch.h"]
-    text = text.replace("if (wider <= 96) return body(std::integral_constant<int, 96>{});", "")
-    text = text.replace("return body(std::integral_constant<int, 128>{});", "")
-    # One head in place of four: the others would be compiled for nobody. -Wno-error: the compiler itself warns of some faults.
-    extra = {"kernels/attention/launch.h": text} | extra
-    return Library(build(LIBRARY, flags=("-O0", "-Wno-error", "-w"), extra=extra))
+    """The bfloat16 kernels with `extra` in front, for dims up to 64: the others would be compiled for nobody."""
+    launch = "kernels/attention/launch.h"
+    text = (CSRC / launch).read_text()
+    for old in (*(f"if (wider <= {n}) return body(std::integral_constant<int, {n}>{{}});" for n in (32, 96)), LARGEST):
+        assert text.count(old) == 1, f"{launch} no longer holds the text that this test changes: {old}"
+        text = text.replace(old, "")
+    # -Wno-error: the compiler itself warns of some faults.
+    return Library(build(LIBRARY, flags=("-O0", "-Wno-error", "-w"), extra={launch: text} | extra))
 
 
 def outcome(library: Library, problem: Problem, seed: int, early: bool, backward: bool) -> str:
@@ -142,18 +150,17 @@ def test_a_fault_is_caught_under_every_schedule(fault: Fault) -> None:
 @pytest.mark.parametrize("problem", [PLAIN, CAUSAL, DROPOUT, MASKED], ids=["plain", "causal", "dropout", "masked"])
 def test_the_right_kernels_raise_no_alarm(problem: Problem) -> None:
     library = library_of({})
-    assert [outcome(library, problem, seed, early, False) for seed in range(3) for early in (False, True)] == [""] * 6
+    assert [outcome(library, problem, seed, early, False) for seed in range(2) for early in (False, True)] == [""] * 4
 
 
-@pytest.mark.parametrize("tensor", ["query", "key", "output"])
+@pytest.mark.parametrize("tensor", ["key", "output"])
 def test_a_batch_offset_cut_to_32_bits_is_caught(tensor: str) -> None:
-    from test_attention_kernels import far_heads
-
     kind = "T* const data = static_cast<T*>" if tensor == "output" else "const T* const data = static_cast<const T*>"
     old = f"  {kind}(tensor.data) + batch * tensor.batch_stride + head * tensor.head_stride;"
     new = old.replace("head * tensor.head_stride", "static_cast<int32_t>(head * tensor.head_stride)")
     library = library_of(patched("kernels/attention/problem.h", old, new))
-    found = apart(lambda: far_heads(library))
+    right, found = (apart(lambda which=which: far_heads(which)) for which in (library_of({}), library))
     if found.startswith("no address space"):
         pytest.skip(found)
+    assert right == ""
     assert "wrong result" in found or "signal" in found

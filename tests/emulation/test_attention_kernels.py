@@ -33,10 +33,8 @@ LENGTHS = [
         *[(197, 197, 64, False), (129, 150, 80, True), (70, 20, 128, True), (20, 140, 24, True), (1, 197, 96, False)],
     ]
 ]
-WIDTHS = [
-    Problem(queries=33, keys=47, head_dim=head_dim, value_dim=value_dim, heads=1)
-    for head_dim, value_dim in [(1, 1), (16, 128), (40, 8), (64, 80), (72, 96), (96, 64), (128, 16), (128, 128), (33, 31)]
-]
+DIMS = [(1, 1), (16, 128), (40, 8), (64, 80), (72, 96), (96, 64), (128, 16), (128, 128), (33, 31)]
+WIDTHS = [Problem(queries=33, keys=47, head_dim=head, value_dim=value, heads=1) for head, value in DIMS]
 VARIANTS = [
     Problem(heads=4, kv_heads=2, batch=2, queries=30, keys=40, head_dim=32),
     Problem(heads=6, kv_heads=1, queries=17, keys=70, head_dim=16, causal=True, dropout=0.2),
@@ -123,6 +121,14 @@ def test_no_queries_give_zero_gradients(library: Library, direct: bool, causal: 
     assert found["grad_key"].eq(0).all() and found["grad_value"].eq(0).all()
 
 
+@pytest.mark.parametrize("sizes", [{"batch": 0}, {"heads": 0}, {"queries": 0, "keys": 0}], ids=str)
+def test_nothing_is_done_where_nothing_is_there(library: Library, sizes: dict) -> None:
+    problem = dataclasses.replace(Problem(queries=5, keys=6, head_dim=16), **sizes)
+    library.take_counters()
+    assert all(tensor.numel() == 0 for tensor in problem.run(library).values())
+    assert library.take_counters()["blocks"] == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 def test_rows_without_a_key_are_exactly_zero(library: Library, dtype: torch.dtype) -> None:
     problem = Problem(mask="boolean", hidden_rows=True, head_dim=32, queries=70, dtype=dtype)
@@ -184,7 +190,8 @@ def test_dropout_draws_philox_and_forward_and_backward_agree(library: Library) -
 
 class Identity(Problem):
     def inputs(self) -> dict[str, torch.Tensor]:
-        return super().inputs() | {"value": torch.eye(self.keys).expand(1, self.heads, self.keys, self.keys).contiguous()}
+        identity = torch.eye(self.keys).expand(1, self.heads, self.keys, self.keys)
+        return super().inputs() | {"value": identity.contiguous()}
 
 
 def test_shared_memory_is_read_without_bank_conflicts(library: Library) -> None:
