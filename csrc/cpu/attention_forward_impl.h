@@ -159,24 +159,38 @@ struct Forward {
       const int64_t place = (at.batch * p.heads + at.head) * p.queries + at.query + r;
       read_dropout(p, place, at.first_key, padded, kept);
     }
-    Vector<A> totals[2] = {};
-    const auto one = [&](int64_t j, Vector<A>& total) GENLAB_LAMBDA_INLINE {
-      Vector<A> weight = power_of_two<Op::kDegree>(load(row + j) * scale - shift);
-      total += weight;
-      if (drops) weight *= load(kept + j);
-      Op::store_row(to + j, weight);
-    };
-    int64_t j = 0;
-    for (; j + 2 * kLanes<A> <= padded; j += 2 * kLanes<A>) {
-      one(j, totals[0]);
-      one(j + kLanes<A>, totals[1]);
-    }
-    if (j < padded) one(j, totals[0]);
-    const Vector<A> total = totals[0] + totals[1];
+    const Vector<A> total = drops ? weigh<true>(row, to, padded, scale, shift) : weigh<false>(row, to, padded, scale, shift);
     const A shrink = at.is_first || now == before ? A(1) : power_of_two<Op::kDegree>(splat(before - now))[0];
     largest[at.slot + r] = now;
     sums[at.slot + r] = (at.is_first ? A(0) : sums[at.slot + r] * shrink) + lane_sum<A>(total);
     return shrink;
+  }
+
+  // The weights of a row's scores, two vectors at once, and their sum before dropout.
+  template <bool kDrops>
+  Vector<A> weigh(const A* row, E* to, int64_t count, Vector<A> scale, Vector<A> shift) const {
+    constexpr int64_t kTwo = 2 * kLanes<A>;
+    Vector<A> first_sum = {}, second_sum = {};
+    int64_t j = 0;
+#pragma GCC unroll 2
+    for (; j + kTwo <= count; j += kTwo) {
+      Vector<A> first = power_of_two<Op::kDegree>(load(row + j) * scale - shift);
+      Vector<A> second = power_of_two<Op::kDegree>(load(row + j + kLanes<A>) * scale - shift);
+      first_sum += first;
+      second_sum += second;
+      if (kDrops) {
+        first *= load(kept + j);
+        second *= load(kept + j + kLanes<A>);
+      }
+      Op::store_two(to + j, first, second);
+    }
+    if (j < count) {
+      Vector<A> last = power_of_two<Op::kDegree>(load(row + j) * scale - shift);
+      first_sum += last;
+      if (kDrops) last *= load(kept + j);
+      Op::store_row(to + j, last);
+    }
+    return first_sum + second_sum;
   }
 
   // Of a row of scores, -infinity of none; NaN may be passed over. Four at once: each waits for the one before it.

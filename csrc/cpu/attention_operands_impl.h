@@ -25,6 +25,10 @@ struct Plain {
   GENLAB_MEMBER static Vector<A> right(const E* b) { return load(b); }
   GENLAB_MEMBER static Vector<A> multiply_add(Vector<A> sum, Vector<A> a, Vector<A> b) { return sum + a * b; }
   GENLAB_MEMBER static void store_row(E* to, Vector<A> value) { store(to, value); }
+  GENLAB_MEMBER static void store_two(E* to, Vector<A> first, Vector<A> second) {
+    store(to, first);
+    store(to + kLanes<A>, second);
+  }
   GENLAB_MEMBER static void store_pair(E*, Vector<A>, Vector<A>) {}
 
   template <typename T>

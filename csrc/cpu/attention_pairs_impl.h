@@ -27,6 +27,11 @@ struct Pairs {
     memcpy(to, &narrow, sizeof(narrow));
   }
 
+  GENLAB_MEMBER static void store_two(E* to, Vector<A> first, Vector<A> second) {
+    const __m512bh narrow = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    memcpy(to, &narrow, sizeof(narrow));
+  }
+
   GENLAB_MEMBER static void store_pair(E* to, Vector<A> even, Vector<A> odd) {
     alignas(64) static constexpr uint16_t kOrder[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
