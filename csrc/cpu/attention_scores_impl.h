@@ -68,41 +68,74 @@ GENLAB_INLINE KeyRange visible_keys(const AttentionProblem& p, int64_t batch) {
   return {begin, most(begin, end), count < end - begin};
 }
 
+// Ten rounds of philox4x32 (attention_dropout.h) on kPhiloxLanes counters side by side.
+constexpr int kPhiloxLanes = 16;
+
+#if defined(__x86_64__) && GENLAB_VECTOR_BYTES == 64
+// Products of even and odd lanes apart, since the instruction multiplies every other lane.
+GENLAB_INLINE void philox_product(__m512i a, uint32_t factor, __m512i* high, __m512i* low) {
+  const __m512i m = _mm512_set1_epi32(static_cast<int>(factor));
+  const __m512i even = _mm512_mul_epu32(a, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), m);
+  *high = _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xaaaa, odd);
+  *low = _mm512_mask_mov_epi32(even, 0xaaaa, _mm512_slli_epi64(odd, 32));
+}
+
+GENLAB_INLINE void philox_rounds(uint32_t (&words)[4][kPhiloxLanes], uint32_t low, uint32_t high) {
+  __m512i a = _mm512_loadu_si512(words[0]), b = _mm512_loadu_si512(words[1]);
+  __m512i c = _mm512_loadu_si512(words[2]), d = _mm512_loadu_si512(words[3]);
+  for (int round = 0; round < 10; ++round) {
+    __m512i first_high, first_low, second_high, second_low;
+    philox_product(a, 0xd2511f53u, &first_high, &first_low);
+    philox_product(c, 0xcd9e8d57u, &second_high, &second_low);
+    a = _mm512_ternarylogic_epi32(second_high, b, _mm512_set1_epi32(static_cast<int>(low)), 0x96);  // of three, xor
+    c = _mm512_ternarylogic_epi32(first_high, d, _mm512_set1_epi32(static_cast<int>(high)), 0x96);
+    b = second_low;
+    d = first_low;
+    low += 0x9e3779b9u;
+    high += 0xbb67ae85u;
+  }
+  _mm512_storeu_si512(words[0], a);
+  _mm512_storeu_si512(words[1], b);
+  _mm512_storeu_si512(words[2], c);
+  _mm512_storeu_si512(words[3], d);
+}
+#else
+GENLAB_INLINE void philox_rounds(uint32_t (&words)[4][kPhiloxLanes], uint32_t low, uint32_t high) {
+  for (int round = 0; round < 10; ++round) {
+    for (int g = 0; g < kPhiloxLanes; ++g) {
+      const uint64_t first = uint64_t{0xd2511f53u} * words[0][g], second = uint64_t{0xcd9e8d57u} * words[2][g];
+      words[0][g] = static_cast<uint32_t>(second >> 32) ^ words[1][g] ^ low;
+      words[1][g] = static_cast<uint32_t>(second);
+      words[2][g] = static_cast<uint32_t>(first >> 32) ^ words[3][g] ^ high;
+      words[3][g] = static_cast<uint32_t>(first);
+    }
+    low += 0x9e3779b9u;
+    high += 0xbb67ae85u;
+  }
+}
+#endif
+
 // One for kept weights and 0 for dropped ones, of `count` keys of a query from key `first` on.
 template <typename A>
 static void read_dropout(const AttentionProblem& p, int64_t row, int64_t first, int64_t count, A* to) {
-  constexpr int kGroups = 16;  // at once
   const uint64_t threshold = dropout_threshold(p.dropout_p);
-  const uint64_t seed = static_cast<uint64_t>(p.dropout_seed[0]), offset = static_cast<uint64_t>(p.dropout_seed[1]);
-  for (int64_t begin = first / 16 * 16; begin < first + count; begin += 4 * kGroups) {
-    uint32_t a[kGroups], b[kGroups], c[kGroups], d[kGroups];
-    for (int g = 0; g < kGroups; ++g) {
-      a[g] = static_cast<uint32_t>(begin / 4 + g);
-      b[g] = static_cast<uint32_t>(row);
-      c[g] = static_cast<uint32_t>(static_cast<uint64_t>(row) >> 32);
-      d[g] = static_cast<uint32_t>(offset);
+  const uint64_t seed = static_cast<uint64_t>(p.dropout_seed[0]), place = static_cast<uint64_t>(row);
+  constexpr int64_t kColumns = 4 * kPhiloxLanes;
+  for (int64_t begin = first / 16 * 16; begin < first + count; begin += kColumns) {
+    uint32_t words[4][kPhiloxLanes];
+    for (int g = 0; g < kPhiloxLanes; ++g) {
+      words[0][g] = static_cast<uint32_t>(begin / 4 + g);
+      words[1][g] = static_cast<uint32_t>(place);
+      words[2][g] = static_cast<uint32_t>(place >> 32);
+      words[3][g] = static_cast<uint32_t>(static_cast<uint64_t>(p.dropout_seed[1]));
     }
-    uint32_t low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-      for (int g = 0; g < kGroups; ++g) {  // as philox4x32 of attention_dropout.h
-        const uint64_t x = uint64_t{0xd2511f53u} * a[g], y = uint64_t{0xcd9e8d57u} * c[g];
-        a[g] = static_cast<uint32_t>(y >> 32) ^ b[g] ^ low;
-        b[g] = static_cast<uint32_t>(y);
-        c[g] = static_cast<uint32_t>(x >> 32) ^ d[g] ^ high;
-        d[g] = static_cast<uint32_t>(x);
-      }
-      low += 0x9e3779b9u;
-      high += 0xbb67ae85u;
-    }
-    A kept[4 * kGroups];
-    for (int g = 0; g < kGroups; ++g) {  // group 4 * block + t has the columns 16 * block + 2 t + {0, 1, 8, 9}
+    philox_rounds(words, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    A kept[kColumns];
+    for (int g = 0; g < kPhiloxLanes; ++g) {  // group 4 * block + t has the columns 16 * block + 2 t + {0, 1, 8, 9}
       A* const at = kept + g / 4 * 16 + g % 4 * 2;
-      at[0] = A(a[g] >= threshold);
-      at[1] = A(b[g] >= threshold);
-      at[8] = A(c[g] >= threshold);
-      at[9] = A(d[g] >= threshold);
+      for (int word = 0; word < 4; ++word) at[word / 2 * 8 + word % 2] = A(words[word][g] >= threshold);
     }
-    const int64_t from = most(begin, first), until = least(begin + 4 * kGroups, first + count);
+    const int64_t from = most(begin, first), until = least(begin + kColumns, first + count);
     for (int64_t j = from; j < until; ++j) to[j - first] = kept[j - begin];
   }
 }

@@ -9,7 +9,7 @@ from attention_samples import SAMPLES, attention, boolean_mask, sample
 from helpers import check_compiles, check_op, run_with_gradients
 
 from genlab import _extension, ops
-from genlab.ops import attention_reference, implementation
+from genlab.ops import attention_reference, attention_tuning, implementation
 
 IMPLEMENTATIONS = ["torch", "reference", *(["native"] if _extension.available() else [])]
 native = pytest.mark.skipif(not _extension.available(), reason="genlab._C is not built")
@@ -20,14 +20,15 @@ OP = "scaled_dot_product_attention"
 @pytest.mark.parametrize("given", SAMPLES, ids=str)
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_agrees_with_the_float64_reference(impl, given):
-    dtypes = (torch.float32, torch.float64) if impl == "torch" else (torch.float32, torch.float64, torch.bfloat16)
-    check_op(attention, given, impl=impl, dtypes=dtypes, second=impl == "reference")
+    check_op(attention, given, impl=impl, dtypes=(torch.float32, torch.float64), second=impl == "reference")
 
 
+# The tiny ones are left out: of few values the largest error is a matter of luck in rounding.
 @native
-@pytest.mark.parametrize("given", SAMPLES[5:12], ids=str)
-def test_float16_errs_no_more_than_torch(given):
-    check_op(attention, given, impl="native", dtypes=(torch.float16,))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("given", SAMPLES[7:], ids=str)
+def test_low_precision_errs_at_most_twice_as_much_as_torch(given, dtype):
+    check_op(attention, given, impl="native", dtypes=(dtype,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -301,6 +302,19 @@ def test_native_refuses_dims_it_has_no_kernel_for():
     )
     with pytest.raises(ValueError, match="expected impl to be one of"):
         ops.scaled_dot_product_attention(Q, Q, Q, impl="mine")
+
+
+def test_auto_runs_natively_where_that_is_quicker(monkeypatch):
+    monkeypatch.setattr(attention_tuning, "_HAS_AVX512", True)
+    choose = lambda q, k: implementation.choose(OP, "auto", q, k, k, None, 0.0, False)  # noqa: E731
+    quicker = "native" if _extension.available() else "torch"
+    big, one, wide = (torch.randn(size) for size in ((4, 8, 128, 64), (64, 8, 1, 64), (4, 8, 128, 200)))
+    assert choose(big, big) == choose(big.bfloat16(), big.bfloat16()) == quicker
+    assert choose(one, big) == choose(wide, wide) == choose(big[:1, :1], big[:1, :1]) == "torch"
+    assert choose(big[:1, :1].bfloat16(), big[:1, :1].bfloat16()) == choose(wide.half(), wide.half()) == quicker
+    assert choose(big.double(), big.double()) == "torch"
+    monkeypatch.setattr(attention_tuning, "_HAS_AVX512", False)
+    assert choose(big, big) == "torch"
 
 
 def test_is_listed_with_reasons():
