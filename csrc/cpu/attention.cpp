@@ -2,7 +2,9 @@
 #include "cpu/attention.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
+#include <string>
 
 #include "cpu/attention_tiles.h"
 #include "cpu/scratch.h"
@@ -14,12 +16,14 @@ constexpr int64_t kItems = 16;           // pieces of work to aim at
 constexpr int64_t kLeastQueries = 96;    // of a piece: its keys and values are packed again
 constexpr int64_t kSerialProducts = 1 << 17;  // below this, waking threads costs more than they save
 
-// The widest instruction set that the machine has.
+// The widest instruction set that the machine has, and that torch's variable for its own kernels allows.
 const AttentionTable& table() {
 #if defined(__x86_64__) && defined(__GNUC__)
-  static const AttentionTable& chosen = [&]() -> const AttentionTable& {
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+  static const AttentionTable& chosen = []() -> const AttentionTable& {
+    const char* const variable = std::getenv("ATEN_CPU_CAPABILITY");
+    const std::string most = variable == nullptr ? "" : variable;
+    const bool avx2 = most != "default" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && most != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (avx512 && __builtin_cpu_supports("avx512bf16")) return attention_table_avx512_bf16();
     return avx512 ? attention_table_avx512() : avx2 ? attention_table_avx2() : attention_table_baseline();

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -228,6 +233,30 @@ def test_the_number_of_threads_changes_no_bit(given):
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+LESSER_PROCESSOR = """
+import torch
+from attention_samples import SAMPLES, attention
+from helpers import check_values
+
+assert torch.backends.cpu.get_cpu_capability() == {capability!r}
+for given in SAMPLES[6:13]:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        if dtype.itemsize > 2 or given.terms > 40:
+            check_values(attention, given, dtype, "native")
+"""
+
+
+@native
+@pytest.mark.parametrize(("variable", "capability"), [("avx2", "AVX2"), ("default", "DEFAULT")])
+def test_lesser_processors_compute_the_same(variable, capability):
+    folder = Path(__file__).parent
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": variable}
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(folder.parent), *sys.path])
+    command = [sys.executable, "-c", LESSER_PROCESSOR.format(capability=capability)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @native
