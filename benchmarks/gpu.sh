@@ -85,15 +85,24 @@ stage tests_rest 80 "${tests[@]}" tests --ignore tests/ops --ignore tests/optim 
 
 if [ -n "$sanitizer" ]; then
   small=(tests/ops/test_on_gpu.py -k "agrees_with_the_cpu and float32")
+  attention=(tests/ops/test_attention_on_gpu.py
+    -k "agrees_with_the_cpu and (float32 or bfloat16) and (one_tile_and_one or cross_odd or additive)")
   for tool in memcheck racecheck; do
     # torch's caching allocator would hide a read past a tensor's end behind the next tensor.
     stage "sanitizer_$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
       --target-processes all "${tests[@]}" "${small[@]}"
+    stage "sanitizer_attention_$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" \
+      --error-exitcode 9 --target-processes all "${tests[@]}" "${attention[@]}"
   done
 else
   record sanitizer "not there" 0 "compute-sanitizer"
 fi
 
+# Attention apart, so that it is measured even where the other ops use up their time.
+for dtype in bf16 fp32; do
+  stage "bench_attention_$dtype" 25 "$PYTHON" -m genlab bench op scaled_dot_product_attention --device cuda \
+    --dtype "$dtype" --shapes full --rounds 4 --seconds 0.005 --limit 18 --json "$out/attention_$dtype.json"
+done
 for dtype in bf16 fp32; do
   stage "bench_op_$dtype" 90 "$PYTHON" -m genlab bench op --device cuda --dtype "$dtype" --shapes full --rounds 4 \
     --seconds 0.005 --limit 65 --json "$out/op_$dtype.json" --plot "$out/op_$dtype.png"

@@ -85,6 +85,13 @@ TORCH_LIBRARY(genlab, m) {
       "optimizer_step_follow(Tensor(a!)[] params, Tensor(f!)[] averages, float average_share, Tensor? average_share_tensor, "
       "Tensor(g!)[] shadows, float bound) -> ()");
   m.def("optimizer_step_norm(Tensor[] grads) -> Tensor");
+  m.def(
+      "scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask, Tensor? dropout_seed, "
+      "float dropout_p, bool is_causal, float scale, bool deterministic) -> (Tensor, Tensor)");
+  m.def(
+      "scaled_dot_product_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, "
+      "Tensor logsumexp, Tensor? attn_mask, Tensor? dropout_seed, float dropout_p, bool is_causal, float scale, "
+      "bool deterministic, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

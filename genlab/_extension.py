@@ -51,7 +51,15 @@ def load() -> ModuleType | None:
     except (ImportError, OSError) as error:
         _failure = f"genlab._C does not load: {_first_line(error)} ({_versions()}); run `{BUILD_COMMAND} --force`"
         return None
-    from genlab.ops import conv_native, layer_norm_native, loss_native, norm_conv_native, norm_native, optimizer_step
+    from genlab.ops import (
+        attention_native,
+        conv_native,
+        layer_norm_native,
+        loss_native,
+        norm_conv_native,
+        norm_native,
+        optimizer_step,
+    )
 
     try:
         conv_native.register()
@@ -60,6 +68,7 @@ def load() -> ModuleType | None:
         layer_norm_native.register()
         optimizer_step.register()
         loss_native.register()
+        attention_native.register()
     except RuntimeError as error:
         _failure = f"genlab._C was built from other sources: {_first_line(error)}; run `{BUILD_COMMAND}`"
         return None

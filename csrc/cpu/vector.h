@@ -66,6 +66,8 @@ GENLAB_INLINE void store(BFloat16* data, Vector<float> value) {
   memcpy(data, &half, sizeof(half));
 }
 
+#include "cpu/vector_float16.h"
+
 // The first `count` < kLanes elements; the other lanes hold zero.
 template <typename T>
 GENLAB_INLINE Vector<Accumulate<T>> load_some(const T* data, int64_t count) {

@@ -1,11 +1,13 @@
 // Attention by its definition: a warp per row of the result, scores formed again wherever they are needed, no shared memory.
-// The on-device oracle of the tensor-core kernels, and the way of float64.
+// The on-device oracle of the tensor-core kernels, and the way of float64. The launchers of attention.h are here too: what the
+// tensor cores cannot run takes this way.
 #include "kernels/attention_direct.h"
 
 #include <cmath>
 
 #include "kernels/attention/delta.h"
 #include "kernels/attention_dropout.h"
+#include "kernels/attention_flash.h"
 #include "kernels/common/launch.h"
 
 namespace genlab {
@@ -26,6 +28,7 @@ GENLAB_DEVICE const T* row_of(const AttentionTensor& t, int64_t batch, int64_t h
 template <typename T>
 GENLAB_DEVICE Accumulate<T> dot(const T* a, const T* b, int64_t columns) {
   Accumulate<T> sum = 0;
+#pragma unroll 1
   for (int64_t d = 0; d < columns; ++d) sum += widen(a[d]) * widen(b[d]);
   return sum;
 }
@@ -82,6 +85,7 @@ template <typename T, typename Row>
 GENLAB_DEVICE void add_rows(
     Accumulate<T> (&sums)[kLaneColumns], Accumulate<T> factor, int count, int64_t first, int64_t columns, Row row) {
   const int lane = threadIdx.x % 32;
+#pragma unroll 1
   for (int other = 0; other < count; ++other) {
     const Accumulate<T> share = __shfl_sync(kAllLanes, factor, other);
     if (share == 0) continue;
@@ -234,6 +238,8 @@ __global__ void __launch_bounds__(kRowWarps * 32)
   }
 }
 
+bool is_empty(const AttentionProblem& p) { return p.batch == 0 || p.heads == 0; }
+
 }  // namespace
 
 void launch_attention_direct(const AttentionParams& params, CUstream_st* stream) {
@@ -262,6 +268,20 @@ void launch_attention_backward_direct(const AttentionBackwardParams& params, CUs
     }
   });
   check_launch("attention_backward_direct");
+}
+
+int64_t attention_backward_workspace(const AttentionBackwardParams&) { return 0; }
+
+void launch_attention(const AttentionParams& params, CUstream_st* stream) {
+  if (is_empty(params.problem)) return;
+  if (refusal_of_attention_flash(params.problem) == nullptr) return launch_attention_flash(params, stream);
+  launch_attention_direct(params, stream);
+}
+
+void launch_attention_backward(const AttentionBackwardParams& params, CUstream_st* stream) {
+  if (is_empty(params.problem)) return;
+  if (refusal_of_attention_flash(params.problem) == nullptr) return launch_attention_backward_flash(params, stream);
+  launch_attention_backward_direct(params, stream);
 }
 
 }  // namespace genlab

@@ -9,10 +9,10 @@
 
 namespace genlab {
 
-// Why the kernels cannot run this problem, or null when they can.
+// Why the kernels cannot run this problem, which has heads, or null when they can.
 const char* refusal_of_attention_flash(const AttentionProblem& problem);
 
-// The problem must not be refused.
+// The problem must have heads and not be refused.
 void launch_attention_flash(const AttentionParams& params, CUstream_st* stream);
 void launch_attention_backward_flash(const AttentionBackwardParams& params, CUstream_st* stream);
 

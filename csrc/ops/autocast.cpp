@@ -66,6 +66,23 @@ std::tuple<Tensor, Tensor, Tensor> norm_conv2d(
       native_convolution, statistics);
 }
 
+// A mask of numbers is added to sums in float32: it stays as it is. Double precision is left alone, as torch leaves it.
+template <c10::DeviceType device>
+std::tuple<Tensor, Tensor> attention(
+    const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask,
+    const std::optional<Tensor>& seed, double dropout_p, bool is_causal, double scale, bool deterministic) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("genlab::scaled_dot_product_attention", "")
+                             .typed<decltype(attention<device>)>();
+  const Tensor queries = cast<device>(query);
+  const bool same = !mask.has_value() || mask->scalar_type() == at::kBool || mask->scalar_type() == at::kFloat;
+  return op.call(
+      queries, cast<device>(key), cast<device>(value),
+      same ? mask : std::optional<Tensor>(mask->to(queries.scalar_type())), seed, dropout_p, is_causal, scale,
+      deterministic);
+}
+
 }  // namespace
 }  // namespace genlab
 
@@ -73,10 +90,12 @@ TORCH_LIBRARY_IMPL(genlab, AutocastCPU, m) {
   m.impl("conv2d", TORCH_FN(genlab::conv2d<c10::DeviceType::CPU>));
   m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CPU>));
   m.impl("norm_conv2d", TORCH_FN(genlab::norm_conv2d<c10::DeviceType::CPU>));
+  m.impl("scaled_dot_product_attention", TORCH_FN(genlab::attention<c10::DeviceType::CPU>));
 }
 
 TORCH_LIBRARY_IMPL(genlab, AutocastCUDA, m) {
   m.impl("conv2d", TORCH_FN(genlab::conv2d<c10::DeviceType::CUDA>));
   m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CUDA>));
   m.impl("norm_conv2d", TORCH_FN(genlab::norm_conv2d<c10::DeviceType::CUDA>));
+  m.impl("scaled_dot_product_attention", TORCH_FN(genlab::attention<c10::DeviceType::CUDA>));
 }

@@ -6,8 +6,8 @@ A case makes its tensors from a seed and says how many FLOPs (of the direct algo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ Tensors = tuple[Tensor, ...]
 OPS = (
     *("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step", "conv2d", "conv_transpose2d"),
     *("cross_entropy", "gan_loss", "reparametrize_kl"),
+    "scaled_dot_product_attention",
 )
 SHAPES = ("quick", "full", "tiny")
 
@@ -42,6 +43,8 @@ class Case:
         layer: of a convolution.
         step: of an optimiser, whose contenders `genlab.bench.optimizers` makes; float32 in every row.
         whole: a gradient is timed with its forward pass, from a gradient of 1, as a loss is used.
+        peers: what else a user of torch may write, by name.
+        images: whether 4-dimensional tensors are images, which may lie in channels_last memory.
     """
 
     op: str
@@ -58,6 +61,8 @@ class Case:
     layer: Conv | None = None
     step: optimizers.StepKind | None = None
     whole: bool = False
+    peers: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    images: bool = True
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,7 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
         UserError: an unknown op or an unknown choice of shapes.
     """
     from genlab.bench.loss_cases import loss_cases
+    from genlab.bench.attention_cases import attention_cases  # which takes Case from here
     from genlab.registry import nearest
 
     for what, value, known in [("op", name, OPS) for name in names] + [("--shapes", shapes, SHAPES)]:
@@ -262,4 +268,5 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     cases += [_step(*row) for row in {"tiny": TINY_STEPS, "quick": QUICK_STEPS, "full": STEPS}[shapes]]
     cases += [case for layer in layers(shapes) for case in _conv(layer)]
     cases += loss_cases(shapes)
+    cases += attention_cases(shapes)
     return [case for case in cases if not names or case.op in names]

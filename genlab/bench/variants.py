@@ -32,6 +32,7 @@ class Variant:
         layout: of the 4-dimensional tensors.
         autocast: float32 tensors under torch.autocast, the casts on the clock.
         compiled: through torch.compile.
+        peer: which of the case's `peers`; None for its `peer`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Variant:
     layout: str = CONTIGUOUS
     autocast: bool = False
     compiled: bool = False
+    peer: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -47,9 +49,10 @@ class Variant:
 
 def variants_of(case: Case, masters: Sequence[Tensor], dtype: str, compiled: bool) -> list[Variant]:
     """The contenders of a case: ours first, in either layout where images are involved."""
-    layouts = (CONTIGUOUS, CHANNELS_LAST) if masters[0].dim() == 4 else (CONTIGUOUS,)
+    layouts = (CONTIGUOUS, CHANNELS_LAST) if masters[0].dim() == 4 and case.images else (CONTIGUOUS,)
     found = [Variant(f"genlab {impl} {layout}", impl, layout) for impl in ("auto", "native") for layout in layouts]
     found += [Variant(f"torch eager {layout}", None, layout) for layout in layouts]
+    found += [Variant(f"torch {name}", None, peer=name) for name in case.peers]
     if dtype in {"bf16", "fp16"}:
         found += [Variant(f"torch autocast {layout}", None, layout, autocast=True) for layout in layouts]
     if compiled:
@@ -127,7 +130,7 @@ def prepare(
     Raises:
         whatever the op raises where the variant cannot run here.
     """
-    run = case.peer
+    run = case.peer if variant.peer is None else case.peers[variant.peer]
     if variant.ours:
         run = lambda *tensors: case.ours(*tensors, impl=variant.impl)  # noqa: E731
     elif variant.compiled:

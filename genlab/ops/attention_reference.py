@@ -29,7 +29,7 @@ def attention(
         (N, H, L, Ev) of the query's dtype.
     """
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    group = query.shape[1] // key.shape[1]
+    group = query.shape[1] // max(1, key.shape[1])
     keys, values = (t.to(wide).repeat_interleave(group, 1) for t in (key, value))
     scores = torch.matmul(query.to(wide), keys.transpose(-2, -1)) * scale
     if is_causal:

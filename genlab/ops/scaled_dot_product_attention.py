@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlab.ops import attention_reference, attention_shapes, implementation
+from genlab.ops import attention_native, attention_reference, attention_shapes, implementation
 
 OP = attention_shapes.OP
 
@@ -70,8 +70,16 @@ def scaled_dot_product_attention(
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
+    if chosen == "native":
+        attention_native.require_dims(query, value)
     factor = attention_shapes.default_scale(query, scale)
     queries, keys, values, mask = attention_shapes.four_dimensional(query, key, value, attn_mask, layout)
     seed = torch.randint(2**62, (2,), dtype=torch.int64, device=query.device) if dropout_p > 0 else None
-    output = attention_reference.attention(queries, keys, values, mask, seed, dropout_p, is_causal, factor)
+    if chosen == "native":
+        if deterministic is None:
+            deterministic = torch.are_deterministic_algorithms_enabled()
+        arguments = (dropout_p, is_causal, factor, deterministic)
+        output, _ = torch.ops.genlab.scaled_dot_product_attention(queries, keys, values, mask, seed, *arguments)
+    else:
+        output = attention_reference.attention(queries, keys, values, mask, seed, dropout_p, is_causal, factor)
     return attention_shapes.unfold(output, layout)

@@ -17,6 +17,10 @@ SOURCES = sorted((ROOT / "csrc/kernels").glob("*.cu"))
 FUNCTION = re.compile(r"Compiling entry function '(\w+)' for '(sm_\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 ARCHITECTURES = {"sm_80", "sm_90"}
+MATRIX_KERNEL = re.compile(r"gemm_kernel|attention_(forward|backward_query|backward_key)_kernel")
+MATRIX_SOURCE = re.compile(r"_implicit_gemm|attention_flash_")
+# Of attention: the last template argument says whether the kernel knows masks and dropout.
+WITH_EXTRAS = re.compile(r"attention_\w+_kernel\w+Lb1EEEv")
 
 
 @pytest.fixture(scope="module", params=SOURCES, ids=lambda path: path.stem)
@@ -56,21 +60,23 @@ def test_sources_compile_without_warnings_and_matrix_kernels_without_spills(comp
     assert len(functions) == len(spills) > 0
     assert {architecture for _, architecture in functions} == ARCHITECTURES
     for (name, architecture), (stores, loads) in zip(functions, spills, strict=True):
-        if "gemm_kernel" in name or "optimizer_" in name:
+        if WITH_EXTRAS.search(name):
+            assert int(stores) <= 32, f"{name} for {architecture}"
+        elif MATRIX_KERNEL.search(name) or "optimizer_" in name:
             assert (stores, loads) == ("0", "0"), f"{name} for {architecture}"
         else:
             # ptxas keeps a word or two of a memory-bound kernel in local memory to run one more block: not a defect.
-            assert int(stores) <= 16, f"{name} for {architecture}"
+            assert int(stores) <= (32 if "direct" in name else 16), f"{name} for {architecture}"
 
 
 def test_matrix_kernels_use_tensor_cores_and_asynchronous_copies(compiled: tuple[Path, Path, str]) -> None:
     source, target, log = compiled
-    if "_implicit_gemm" not in source.stem:
-        assert "gemm_kernel" not in log, "a matrix kernel outside *_implicit_gemm*.cu escapes this test"
+    if MATRIX_SOURCE.search(source.stem) is None:
+        assert MATRIX_KERNEL.search(log) is None, "a matrix kernel in a file of another name escapes this test"
         return
     text = subprocess.run([disassembler(), "-sass", str(target)], capture_output=True, text=True, check=True).stdout
-    kernels = [part for part in text.split("Function : ")[1:] if "gemm_kernel" in part.split("\n", 1)[0]]
-    assert len(kernels) == sum("gemm_kernel" in name for name, _ in FUNCTION.findall(log))
+    kernels = [part for part in text.split("Function : ")[1:] if MATRIX_KERNEL.search(part.split("\n", 1)[0])]
+    assert len(kernels) == sum(MATRIX_KERNEL.search(name) is not None for name, _ in FUNCTION.findall(log)) > 0
     for body in kernels:
         name = body.split("\n", 1)[0].strip()
         assert "HMMA" in body, name
@@ -78,4 +84,5 @@ def test_matrix_kernels_use_tensor_cores_and_asynchronous_copies(compiled: tuple
         assert "LDSM" in body or name.startswith("_ZN6genlab18weight_gemm_kernelIf"), name
         # The last template argument says whether both operands, or the weights alone, come in 16-byte copies.
         assert "LDGSTS" in body or (name.startswith("_ZN6genlab18weight_gemm_kernel") and "Lb0EE" in name), name
-        assert not re.search(r"\b(STL|LDL)\b", body), f"{name} uses local memory"
+        if not WITH_EXTRAS.search(name):
+            assert not re.search(r"\b(STL|LDL)\b", body), f"{name} uses local memory"

@@ -16,7 +16,7 @@ from genlab import build
 SOURCE = Path(__file__).parent / "wrapper_kernels.cu"
 WRAPPERS = [
     *("load_matrices", "multiply_bfloat16", "multiply_float16", "multiply_tf32", "round_to_tf32", "async_copy"),
-    "collectives",
+    *("pack_pair_bfloat16", "pack_pair_float16", "exp2_approximate", "collectives"),
 ]
 OUTPUT_WORDS = 1024
 
@@ -35,6 +35,10 @@ def inputs(name: str) -> torch.Tensor:
         data = integers(24, 8).float()
     elif name == "round_to_tf32":
         data = torch.cat((torch.randn(1020), torch.tensor([torch.inf, -torch.inf, 0.0, 3.4e38])))
+    elif name.startswith("pack_pair"):
+        data = torch.cat((torch.randn(1000), torch.randn(20) * 1e-6, torch.tensor([torch.inf, -0.0, 3.4e38, 65519.0])))
+    elif name == "exp2_approximate":
+        data = torch.cat((torch.randn(1000) * 40, -torch.rand(20), torch.tensor([-torch.inf, torch.inf, 0.0, -140.0])))
     elif name == "collectives":
         data = torch.randint(1, 1000, (1024,), dtype=torch.int32)
     else:
@@ -87,6 +91,27 @@ def test_round_to_tf32_keeps_ten_bits_and_rounds_ties_away(library: Library) -> 
     assert found[1020:1022].tolist() == [torch.inf, -torch.inf]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_pairs_are_rounded_as_torch_rounds_and_lie_in_order(library: Library, dtype: torch.dtype) -> None:
+    name = f"pack_pair_{str(dtype).removeprefix('torch.')}"
+    data = inputs(name)
+    found = emulated(library, name, data)[:512].view(dtype)
+    assert torch.equal(found.view(torch.int16), data.view(torch.float32).to(dtype).view(torch.int16))
+
+
+def assert_exp2(found: torch.Tensor, given: torch.Tensor) -> None:
+    expected = given.double().exp2()
+    expected[expected < torch.finfo(torch.float32).tiny] = 0
+    finite = expected.isfinite() & (expected < torch.finfo(torch.float32).max)
+    assert ((found.double() - expected).abs() <= 2 * 2**-23 * expected)[finite].all()
+    assert found[~finite].eq(torch.inf).all()
+
+
+def test_exp2_is_within_two_units_of_the_last_place(library: Library) -> None:
+    data = inputs("exp2_approximate")
+    assert_exp2(emulated(library, "exp2_approximate", data).view(torch.float32), data.view(torch.float32))
+
+
 @pytest.mark.parametrize("early_copies", [False, True])
 def test_async_copies_bring_the_valid_bytes_and_zeros(library: Library, early_copies: bool) -> None:
     library.configure(early_copies=early_copies)
@@ -117,4 +142,7 @@ def test_the_gpu_does_what_the_emulation_does(library: Library, tmp_path: Path, 
     function = getattr(ctypes.CDLL(str(target)), f"run_{name}")
     assert function(ctypes.c_void_p(on_device.data_ptr()), ctypes.c_void_p(out.data_ptr())) == 0
     torch.cuda.synchronize()
-    assert torch.equal(out.cpu(), emulated(library, name, data))
+    if name == "exp2_approximate":
+        assert_exp2(out.cpu().view(torch.float32), data.view(torch.float32))
+    else:
+        assert torch.equal(out.cpu(), emulated(library, name, data))

@@ -1,5 +1,6 @@
 // One kernel per wrapper of kernels/common/tensor_core.h and per warp collective, so that a GPU and the emulation can be
-// compared bit for bit (test_wrappers.py). One warp; inputs are small integers, so sums are exact in any order.
+// compared bit for bit (test_wrappers.py; exp2_approximate within its bound). One warp; inputs are small integers, so sums are
+// exact in any order.
 #include <cstring>
 
 #include "kernels/common/platform.h"
@@ -53,6 +54,18 @@ __global__ void round_to_tf32_kernel(const uint32_t* in, uint32_t* out) {
   for (int i = threadIdx.x; i < 1024; i += 32) out[i] = genlab::round_to_tf32(in[i]);
 }
 
+template <typename T>
+GENLAB_DEVICE void pack_pairs(const float* in, uint32_t* out) {
+  for (int i = threadIdx.x; i < 512; i += 32) out[i] = genlab::pack_pair<T>(in[2 * i], in[2 * i + 1]);
+}
+
+__global__ void pack_pair_bfloat16_kernel(const float* in, uint32_t* out) { pack_pairs<genlab::BFloat16>(in, out); }
+__global__ void pack_pair_float16_kernel(const float* in, uint32_t* out) { pack_pairs<genlab::Float16>(in, out); }
+
+__global__ void exp2_approximate_kernel(const float* in, float* out) {
+  for (int i = threadIdx.x; i < 1024; i += 32) out[i] = genlab::exp2_approximate(in[i]);
+}
+
 // Copies of 16, 8 and 4 bytes of which lane % (size + 1) are valid; two groups, of which the first is waited for first.
 __global__ void async_copy_kernel(const unsigned char* in, unsigned char* out) {
   GENLAB_SHARED_DYNAMIC(unsigned char, shared);
@@ -98,5 +111,8 @@ EXPORT(multiply_bfloat16, unsigned char, float)
 EXPORT(multiply_float16, unsigned char, float)
 EXPORT(multiply_tf32, unsigned char, float)
 EXPORT(round_to_tf32, uint32_t, uint32_t)
+EXPORT(pack_pair_bfloat16, float, uint32_t)
+EXPORT(pack_pair_float16, float, uint32_t)
+EXPORT(exp2_approximate, float, float)
 EXPORT(async_copy, unsigned char, unsigned char)
 EXPORT(collectives, int, int)

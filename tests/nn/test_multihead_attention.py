@@ -8,10 +8,8 @@ from torch import nn
 
 from genlab import _extension
 from genlab.nn import MultiheadAttention
-from genlab.ops import implementation
 
-HAS_NATIVE = _extension.available() and implementation.NATIVE["scaled_dot_product_attention"]["cpu"]
-IMPLEMENTATIONS = ["auto", "torch", "reference", *(["native"] if HAS_NATIVE else [])]
+IMPLEMENTATIONS = ["auto", "torch", "reference", *(["native"] if _extension.available() else [])]
 E, HEADS, N, L, S = 32, 2, 3, 5, 7
 
 LAYERS = {

@@ -51,6 +51,14 @@ def layer_norm(input: Tensor, weight: Tensor, bias: Tensor, *, impl: str) -> Ten
     return ops.layer_norm_act(input, weight.shape, weight, bias, activation="tanh", impl=impl)
 
 
+def attention(**arguments: object) -> Callable[..., Tensor]:
+    def run(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, impl: str) -> Tensor:
+        arguments.setdefault("deterministic", True)
+        return ops.scaled_dot_product_attention(query, key, value, mask, impl=impl, **arguments)
+
+    return run
+
+
 def conv(op: Callable[..., Tensor], **arguments: object) -> Callable[..., Tensor]:
     return lambda input, weight, bias, *, impl: op(input, weight, bias, **arguments, impl=impl)
 
@@ -99,6 +107,10 @@ CALLS = {
     "gan_loss_hinge": Call(adversarial("hinge"), ((65, 1), (65, 1))),
     "gan_loss_map": Call(adversarial("non_saturating"), ((3, 1, 70, 70), (2, 1, 70, 70))),
     "reparametrize_kl": Call(latents, ((5, 33), (5, 33), (5, 3, 33))),
+    "attention_causal": Call(attention(is_causal=True), ((2, 3, 97, 64), (2, 3, 129, 64), (2, 3, 129, 64))),
+    "attention_mask_groups": Call(
+        attention(enable_gqa=True), ((2, 4, 65, 40), (2, 2, 70, 40), (2, 2, 70, 24), (2, 1, 65, 70))
+    ),
 }
 
 

@@ -165,6 +165,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
     if (round + 1 < rounds) load(round + 1);
     async_copy_commit();
     const int head = at.head * p.group + round / blocks, first_query = (first_block + round % blocks) * Tile::kStreamed;
+    const unsigned char* const lse = stage + 2 * Tile::kStreamedBytes + lane_column() * 4;
     WarpSums<Tile::kRowTiles, Tile::kStreamed> scores = {};
     multiply_rows<T, Tile::kHead, Tile::kRowTiles, Tile::kStreamed>(scores, shared, warp_row, stage);
     if constexpr (kExtras) {
@@ -173,14 +174,11 @@ __global__ void __launch_bounds__(Tile::kThreads)
     } else if (p.causal && first + warp_row + Tile::kWarpRows - 1 > first_query) {
       limit_scores<true, Tile::kRowTiles, Tile::kStreamed>(p, scores, first + warp_row, first_query);
     }
-    float delta[Tile::kStreamed / 4];
 #pragma unroll
     for (int j = 0; j < Tile::kStreamed / 8; ++j) {
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
-        const unsigned char* const at_column = stage + 2 * Tile::kStreamedBytes + (j * 8 + lane_column() + side) * 4;
-        const RowWeights<T, kExtras> weight(float_of(read_shared(at_column)));
-        delta[j * 2 + side] = float_of(read_shared(at_column + Tile::kStreamed * 4));
+        const RowWeights<T, kExtras> weight(float_of(read_shared(lse + (j * 8 + side) * 4)));
 #pragma unroll
         for (int i = 0; i < Tile::kRowTiles; ++i) {
           scores[i][j][side] = weight(p, scores[i][j][side]);
@@ -199,7 +197,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
         kept[i] = kept_weights<true, Tile::kStreamed>(p, batch_head, first + warp_row + i * 16, first_query);
 #pragma unroll
         for (int e = 0; e < Tile::kStreamed / 2; ++e) {
-          dropped[i][e / 4][e % 4] = kept[i] >> e & 1u ? scores[i][e / 4][e % 4] * p.dropout_scale : 0.0f;
+          dropped[i][e / 4][e % 4] = kept[i] >> e & 1u ? scores[i][e / 4][e % 4] : 0.0f;
         }
       }
       multiply_weights<T, Tile::kHead, Tile::kRowTiles, Tile::kStreamed>(
@@ -212,12 +210,16 @@ __global__ void __launch_bounds__(Tile::kThreads)
     multiply_rows<T, Tile::kHead, Tile::kRowTiles, Tile::kStreamed>(
         grad_weights, shared + Tile::kResidentBytes, warp_row, stage + Tile::kStreamedBytes);
 #pragma unroll
-    for (int i = 0; i < Tile::kRowTiles; ++i) {
+    for (int j = 0; j < Tile::kStreamed / 8; ++j) {
 #pragma unroll
-      for (int e = 0; e < Tile::kStreamed / 2; ++e) {
-        float gradient = grad_weights[i][e / 4][e % 4];
-        if (drops) gradient = kept[i] >> e & 1u ? gradient * p.dropout_scale : 0.0f;
-        scores[i][e / 4][e % 4] *= gradient - delta[e / 4 * 2 + e % 2];
+      for (int q = 0; q < 4; ++q) {
+        const float delta = float_of(read_shared(lse + (Tile::kStreamed + j * 8 + q % 2) * 4));
+#pragma unroll
+        for (int i = 0; i < Tile::kRowTiles; ++i) {
+          float gradient = grad_weights[i][j][q];
+          if (drops) gradient = kept[i] >> (j * 4 + q) & 1u ? gradient * p.dropout_scale : 0.0f;
+          scores[i][j][q] *= gradient - delta;
+        }
       }
     }
     multiply_weights<T, Tile::kHead, Tile::kRowTiles, Tile::kStreamed>(grad_key, scores, stage);
@@ -234,7 +236,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
   }
   if (params.grad_value.data != nullptr) {
 #pragma unroll
-    for (int i = 0; i < Tile::kRowTiles; ++i) factor[i][0] = factor[i][1] = 1.0f;
+    for (int i = 0; i < Tile::kRowTiles; ++i) factor[i][0] = factor[i][1] = kExtras ? p.dropout_scale : 1.0f;
     const auto result = result_of<T>(params.grad_value, at.batch, at.head, p.keys, p.value_dim);
     store_rows<T, Tile::kHead, Tile::kRowTiles>(
         result, grad_value, factor, first, warp_row, shared + Tile::kResidentBytes);

@@ -10,7 +10,8 @@ namespace attention {
 constexpr int kRowWarps = 4;  // rows to a block
 
 template <typename T>
-__global__ void __launch_bounds__(kRowWarps * 32) attention_delta_kernel(const __grid_constant__ AttentionBackwardParams params) {
+__global__ void __launch_bounds__(kRowWarps * 32)
+    attention_delta_kernel(const __grid_constant__ AttentionBackwardParams params) {
   using A = Accumulate<T>;
   const AttentionProblem& p = params.problem;
   const int64_t rows = p.batch * p.heads * p.queries;

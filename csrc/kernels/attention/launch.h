@@ -15,16 +15,14 @@ constexpr int64_t kLargestHead = kAttentionLargestDim;
 // Shared memory stays below the 99 KiB that every device from sm_80 on gives a block. float32 takes narrower tiles: its rows
 // are twice as long and its fragments come in two parts.
 template <typename T, int kHead>
-constexpr int kTileRowTiles = sizeof(T) == 2 && kHead <= 64 ? 2 : 1;
+using ForwardTile =
+    AttentionTile<T, kHead, 4, sizeof(T) == 2 && kHead <= 64 ? 2 : 1, sizeof(T) == 2 ? 64 : kHead <= 64 ? 32 : 16>;
 
-template <typename T, int kHead>
-constexpr int kBackwardStreamed = sizeof(T) == 4 && kHead > 64 ? 16 : 32;
-
-template <typename T, int kHead>
-using ForwardTile = AttentionTile<T, kHead, 4, kTileRowTiles<T, kHead>, sizeof(T) == 2 ? 64 : 32>;
-
-template <typename T, int kHead>
-using BackwardTile = AttentionTile<T, kHead, 4, kTileRowTiles<T, kHead>, kBackwardStreamed<T, kHead>>;
+// Masks and dropout take registers of their own.
+template <typename T, int kHead, bool kExtras>
+using BackwardTile = AttentionTile<
+    T, kHead, 4, sizeof(T) == 2 && kHead * (kExtras ? 2 : 1) <= 64 ? 2 : 1,
+    (kHead * static_cast<int>(sizeof(T)) * (kExtras ? 2 : 1) > 256) ? 16 : 32>;
 
 // Calls `body` with the narrowest head that both dims fit; float32 has no 96.
 template <typename T, typename Body>

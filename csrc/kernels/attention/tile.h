@@ -49,10 +49,30 @@ using WarpSums = float[kRowTiles][kColumns / 8][4];
 // Byte offset of a chunk. Rows whose pitch is a multiple of 128 bytes start in the same bank; of the others two fill 128
 // bytes together. Either way the XOR sends the eight rows that ldmatrix reads at once to eight different groups of four banks.
 template <int kRowBytes>
-GENLAB_DEVICE int swizzle(int row, int chunk) {
-  const int flip = kRowBytes % 128 == 0 ? row & 7 : (row >> 1) & 3;
-  return row * kRowBytes + (chunk ^ flip) * kChunkBytes;
+GENLAB_DEVICE int chunk_flip(int row) {
+  return kRowBytes % 128 == 0 ? row & 7 : (row >> 1) & 3;
 }
+
+template <int kRowBytes>
+GENLAB_DEVICE int swizzle(int row, int chunk) {
+  return row * kRowBytes + (chunk ^ chunk_flip<kRowBytes>(row)) * kChunkBytes;
+}
+
+// Where a lane reads chunk 2 k + `odd` of its row, and of rows a multiple of 16 further on, for constant k: the parts that
+// differ between lanes are worked out once, the rest is in the instruction.
+template <int kRowBytes>
+class LaneChunks {
+ public:
+  GENLAB_DEVICE LaneChunks(const unsigned char* tile, int row, int odd)
+      : row_(tile + row * kRowBytes), flip_((odd ^ chunk_flip<kRowBytes>(row)) * kChunkBytes) {}
+  GENLAB_DEVICE const unsigned char* at(int pair, int rows_on) const {
+    return row_ + (flip_ ^ pair % 4 * 2 * kChunkBytes) + (pair / 4 * 8 * kChunkBytes + rows_on * kRowBytes);
+  }
+
+ private:
+  const unsigned char* row_;
+  int flip_;
+};
 
 // Starts the copy of kRows rows, from row `first` on; zero beyond the last row and column. Rows that are not in whole aligned
 // chunks come by plain accesses, which the barrier after the wait orders as well.
@@ -129,19 +149,21 @@ GENLAB_DEVICE void multiply_rows(
     WarpSums<kRowTiles, kColumns>& sums, const unsigned char* rows, int first_row, const unsigned char* columns) {
   constexpr int kRowBytes = kHead * static_cast<int>(sizeof(T));
   const int lane = threadIdx.x % 32;
-#pragma unroll
+  const LaneChunks<kRowBytes> left(rows, first_row + (lane & 15), lane >> 4);
+  const LaneChunks<kRowBytes> right(columns, (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
+  // The backward pass has no registers left for a longer straight run.
+#pragma unroll (kColumns > 32 ? 4 : 2)
   for (int step = 0; step < kRowBytes / kStepBytes; ++step) {
     Fragment<T> a[kRowTiles];
     uint32_t raw[4];
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      load_matrices(raw, rows + swizzle<kRowBytes>(first_row + i * 16 + (lane & 15), step * 2 + (lane >> 4)));
+      load_matrices(raw, left.at(step, i * 16));
       a[i] = fragment_of<T>(raw);
     }
 #pragma unroll
     for (int j = 0; j < kColumns / 16; ++j) {
-      const int column = j * 16 + (lane & 7) + ((lane >> 4) << 3);
-      load_matrices(raw, columns + swizzle<kRowBytes>(column, step * 2 + ((lane >> 3) & 1)));
+      load_matrices(raw, right.at(step, j * 16));
       const Fragment<T> b = fragment_of<T>(raw);
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
@@ -153,7 +175,7 @@ GENLAB_DEVICE void multiply_rows(
 }
 
 // The left operand of step `step` from sums: what a lane holds as accumulator is what it needs as operand. Of tf32 the eight
-// columns of a step come in the order 0 2 4 6 1 3 5 7; load_depth_fragment brings the rows of the right operand so too.
+// columns of a step come in the order 0 2 4 6 1 3 5 7; DepthOperand brings the rows of the right operand so too.
 template <typename T, int kColumnTiles>
 GENLAB_DEVICE Fragment<T> fragment_of_sums(const float (&sums)[kColumnTiles][4], int step) {
   if constexpr (sizeof(T) == 2) {
@@ -167,29 +189,43 @@ GENLAB_DEVICE Fragment<T> fragment_of_sums(const float (&sums)[kColumnTiles][4],
   }
 }
 
-// The right operand whose depth runs along the rows of the tile: rows of step `step`, columns column..column + 15.
+// The right operand whose depth runs along the rows of a tile.
 template <typename T, int kHead>
-GENLAB_DEVICE Fragment<T> load_depth_fragment(const unsigned char* tile, int step, int column) {
-  constexpr int kRowBytes = kHead * static_cast<int>(sizeof(T));
-  const int lane = threadIdx.x % 32;
-  uint32_t raw[4];
-  if constexpr (sizeof(T) == 2) {
-    const int row = step * 16 + (lane & 15);
-    load_matrices_transposed(raw, tile + swizzle<kRowBytes>(row, column / 8 + (lane >> 4)));
-  } else {
+class DepthOperand {
+ public:
+  GENLAB_DEVICE explicit DepthOperand(const unsigned char* tile)
+      : chunks_{tile, first_row(0), sizeof(T) == 2 ? lane() >> 4 : lane() / 16},
+        other_{tile, first_row(1), sizeof(T) == 2 ? lane() >> 4 : lane() / 16} {}
+
+  // Rows of step `step`, columns 16 n to 16 n + 15.
+  GENLAB_DEVICE Fragment<T> load(int step, int n) const {
+    uint32_t raw[4];
+    if constexpr (sizeof(T) == 2) {
+      load_matrices_transposed(raw, chunks_.at(n, step * 16));
+    } else {
 #pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      const int row = step * 8 + lane % 4 * 2 + (q & 1), at = column + lane / 4 + (q >> 1) * 8;
-      raw[q] = read_shared(tile + swizzle<kRowBytes>(row, at / 4) + at % 4 * 4);
+      for (int q = 0; q < 4; ++q) {
+        const LaneChunks<kRowBytes>& row = q % 2 == 0 ? chunks_ : other_;
+        // Steps are eight rows: the flip of row + 8 is that of row.
+        raw[q] = read_shared(row.at(2 * n + q / 2, step * 8) + lane() / 4 % 4 * 4);
+      }
     }
+    return fragment_of<T>(raw);
   }
-  return fragment_of<T>(raw);
-}
+
+ private:
+  static constexpr int kRowBytes = kHead * static_cast<int>(sizeof(T));
+  static GENLAB_DEVICE int lane() { return int(threadIdx.x) % 32; }
+  static GENLAB_DEVICE int first_row(int which) { return sizeof(T) == 2 ? lane() & 15 : lane() % 4 * 2 + which; }
+
+  LaneChunks<kRowBytes> chunks_, other_;
+};
 
 // sums += weights * tile along the rows of the tile, `weights` being sums of an earlier product.
 template <typename T, int kHead, int kRowTiles, int kDepth>
 GENLAB_DEVICE void multiply_weights(
     WarpSums<kRowTiles, kHead>& sums, const WarpSums<kRowTiles, kDepth>& weights, const unsigned char* tile) {
+  const DepthOperand<T, kHead> right(tile);
 #pragma unroll
   for (int step = 0; step < kDepth * static_cast<int>(sizeof(T)) / kStepBytes; ++step) {
     Fragment<T> a[kRowTiles];
@@ -197,7 +233,7 @@ GENLAB_DEVICE void multiply_weights(
     for (int i = 0; i < kRowTiles; ++i) a[i] = fragment_of_sums<T>(weights[i], step);
 #pragma unroll
     for (int n = 0; n < kHead / 16; ++n) {
-      const Fragment<T> b = load_depth_fragment<T, kHead>(tile, step, n * 16);
+      const Fragment<T> b = right.load(step, n);
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
         multiply(sums[i][2 * n], a[i], b, 0);
