@@ -51,6 +51,16 @@ TORCH_LIBRARY(genlab, m) {
       "layer_norm_act_backward(Tensor grad_output, Tensor input, int normalized_dims, Tensor mean, Tensor rstd, "
       "Tensor? weight, Tensor? bias, Tensor? residual, float eps, str? activation, float negative_slope, bool[4] wanted) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "recurrence(Tensor input, Tensor? h0, Tensor? c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, "
+      "Tensor? batch_sizes, Tensor? mask, str cell, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "recurrence_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor? h0, Tensor? c0, "
+      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_ih_reverse, "
+      "Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, Tensor? batch_sizes, Tensor? mask, "
+      "Tensor output, Tensor gates, Tensor kept, str cell, bool[11] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -51,13 +51,14 @@ def load() -> ModuleType | None:
     except (ImportError, OSError) as error:
         _failure = f"genlab._C does not load: {_first_line(error)} ({_versions()}); run `{BUILD_COMMAND} --force`"
         return None
-    from genlab.ops import conv_native, layer_norm_native, norm_conv_native, norm_native
+    from genlab.ops import conv_native, layer_norm_native, norm_conv_native, norm_native, recurrence_native
 
     try:
         conv_native.register()
         norm_native.register()
         norm_conv_native.register()
         layer_norm_native.register()
+        recurrence_native.register()
     except RuntimeError as error:
         _failure = f"genlab._C was built from other sources: {_first_line(error)}; run `{BUILD_COMMAND}`"
         return None
