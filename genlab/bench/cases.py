@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab import ops
+from genlab.bench import recurrent_cases
 from genlab.errors import UserError
 
 Tensors = tuple[Tensor, ...]
-OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "conv2d", "conv_transpose2d")
+OPS = ("batch_norm_act", "instance_norm_act", "layer_norm_act", "conv2d", "conv_transpose2d", *recurrent_cases.OPS)
 SHAPES = ("quick", "full", "tiny")
 
 
@@ -161,6 +162,26 @@ def _torch_norm(op: str, activation: str | None, input: Tensor, weight: Tensor, 
     return ops.activation.apply_(output, activation, 0.2)
 
 
+def _recurrence(layer: recurrent_cases.Recurrence) -> list[Case]:
+    make = functools.partial(recurrent_cases.make, layer)
+    return [
+        Case(
+            layer.op,
+            part.direction,
+            layer.label,
+            layer.shape,
+            make,
+            part.ours,
+            part.peer,
+            (),
+            (),
+            part.flops,
+            part.values,
+        )
+        for part in recurrent_cases.parts(layer)
+    ]
+
+
 LEAKY = "leaky_relu"
 DCGAN_64 = (
     Conv("DCGAN-64 D1", 64, 3, 64, 64, 64, 4, 2, 1, activation=LEAKY),
@@ -233,4 +254,5 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
         if shapes != "quick" or label in QUICK_NORMS:
             cases += _norm(op, label, sizes, activation)
     cases += [case for layer in layers(shapes) for case in _conv(layer)]
+    cases += [case for layer in recurrent_cases.layers(shapes) for case in _recurrence(layer)]
     return [case for case in cases if not names or case.op in names]
