@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc/kernels").glob("*.cu"))
 FUNCTION = re.compile(r"Compiling entry function '(\w+)' for '(sm_\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+RECURRENCE = re.compile(
+    r"recurrence_(persistent_mma|persistent_float|per_step)_(forward|backward)_kernel"
+)  # the scans, less what prepares them
 ARCHITECTURES = {"sm_80", "sm_90"}
 
 
@@ -56,7 +59,7 @@ def test_sources_compile_without_warnings_and_matrix_kernels_without_spills(comp
     assert len(functions) == len(spills) > 0
     assert {architecture for _, architecture in functions} == ARCHITECTURES
     for (name, architecture), (stores, loads) in zip(functions, spills, strict=True):
-        if "gemm_kernel" in name:
+        if "gemm_kernel" in name or RECURRENCE.search(name):
             assert (stores, loads) == ("0", "0"), f"{name} for {architecture}"
         else:
             # ptxas keeps a word or two of a memory-bound kernel in local memory to run one more block: not a defect.
@@ -78,4 +81,22 @@ def test_matrix_kernels_use_tensor_cores_and_asynchronous_copies(compiled: tuple
         assert "LDSM" in body or name.startswith("_ZN6genlab18weight_gemm_kernelIf"), name
         # The last template argument says whether both operands, or the weights alone, come in 16-byte copies.
         assert "LDGSTS" in body or (name.startswith("_ZN6genlab18weight_gemm_kernel") and "Lb0EE" in name), name
+        assert not re.search(r"\b(STL|LDL)\b", body), f"{name} uses local memory"
+
+
+def test_scans_in_16_bits_use_tensor_cores_and_keep_to_registers(compiled: tuple[Path, Path, str]) -> None:
+    source, target, log = compiled
+    names = [name for name, _ in FUNCTION.findall(log) if RECURRENCE.search(name)]
+    if not names:
+        assert source.stem not in {f"recurrence_{name}" for name in ("persistent", "persistent_backward", "per_step")}
+        return
+    text = subprocess.run([disassembler(), "-sass", str(target)], capture_output=True, text=True, check=True).stdout
+    kernels = [part for part in text.split("Function : ")[1:] if RECURRENCE.search(part.split("\n", 1)[0])]
+    assert len(kernels) == len(names)
+    for body in kernels:
+        name = body.split("\n", 1)[0].strip()
+        half, persistent = "Float16" in name, "persistent_mma" in name
+        assert ("HMMA" in body) == half, name  # float32 is exact
+        assert ("LDSM" in body and "LDGSTS" in body) == (half and persistent), name
+        assert half or "FFMA" in body, name
         assert not re.search(r"\b(STL|LDL)\b", body), f"{name} uses local memory"

@@ -6,7 +6,7 @@ import ctypes
 import dataclasses
 
 import torch
-from emulation_harness import Guarded, Library
+from emulation_harness import CSRC, Guarded, Library
 from torch import Tensor
 
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
@@ -14,6 +14,13 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ALGORITHMS = ("naive", "persistent", "per_step")
 # Relative norm of the error against float64. The 16-bit types round h' and what is kept for the gradient at every step.
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+FOLDER = "kernels/recurrence/"
+# Changes to persistent_launch.h that leave bfloat16, float32 and up to 64 units: less to compile.
+SMALLEST_SIZE = [
+    ("kKind == Kind::kRnn ? 8 : kKind == Kind::kGru ? 6 : 5", "4"),
+    ("  return body(std::integral_constant<int, 8>{});\n", ""),
+    ("  return body(Float16{});\n", ""),
+]
 Pointer = ctypes.c_void_p
 Pair = Pointer * 2
 
@@ -42,6 +49,18 @@ class Backward(ctypes.Structure):
         *((name, Pointer) for name in ("mask", "h0", "c0", "output", "gates", "cells", "candidate")),
         *((name, Pointer) for name in ("grad_input", "grad_candidate", "previous", "grad_h0", "grad_c0", "workspace")),
     ]
+
+
+def patched(changes: dict[str, list[tuple[str, str]]]) -> dict[str, str]:
+    """The text of some of the recurrences' headers with (old, new) replaced, for `emulation_harness.build`."""
+    extra = {}
+    for file, pairs in changes.items():
+        text = (CSRC / FOLDER / file).read_text()
+        for old, new in pairs:
+            assert text.count(old) == 1, f"{file} no longer holds the text that a test changes: {old}"
+            text = text.replace(old, new)
+        extra[FOLDER + file] = text
+    return extra
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -6,11 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from emulation_harness import CSRC, KernelFault, Library, build
-from recurrence_problem import TOLERANCE, Problem
+from emulation_harness import KernelFault, Library, build
+from recurrence_problem import SMALLEST_SIZE, TOLERANCE, Problem, patched
 from test_seeded_faults import apart
 
-FOLDER = "kernels/recurrence/"
 SCHEDULES = [(1, False), (2, True)]
 RAGGED = (5, 5, 4, 4, 4, 2, 2, 1, 1)
 PERSISTENT = Problem("lstm", torch.bfloat16, "persistent", steps=5, batch=9, hidden=40, lengths=RAGGED)
@@ -42,11 +41,7 @@ NARROWED = {
             "",
         )
     ],
-    "persistent_launch.h": [
-        ("constexpr int kLargestFours = kKind == Kind::kRnn ? 8 : 6", "constexpr int kLargestFours = 4"),
-        ("  return body(std::integral_constant<int, 8>{});\n", ""),
-        ("  return body(Float16{});\n", ""),
-    ],
+    "persistent_launch.h": SMALLEST_SIZE,
 }
 
 
@@ -101,17 +96,10 @@ def narrowed(algorithm: str, fault: Fault | None = None) -> Library:
     changes = {file: list(pairs) for file, pairs in NARROWED.items()}
     if fault is not None:
         changes.setdefault(fault.file, []).append((fault.old, fault.new))
-    extra = {}
-    for file, pairs in changes.items():
-        text = (CSRC / FOLDER / file).read_text()
-        for old, new in pairs:
-            assert text.count(old) == 1, f"{file} no longer holds the text that this test changes: {old}"
-            text = text.replace(old, new)
-        extra[FOLDER + file] = text
     includes = "\n".join(f'#include "kernels/recurrence_{name}.cu"' for name in SOURCES[algorithm])
     sizes = "hidden" if algorithm == "persistent" else "batch, hidden"
     text = TEXT.format(includes=includes, algorithm=algorithm, sizes=sizes)
-    return Library(build(text, flags=("-O0", "-Wno-error", "-w"), extra=extra))
+    return Library(build(text, flags=("-O0", "-Wno-error", "-w"), extra=patched(changes)))
 
 
 def outcome(library: Library, problem: Problem, seed: int, early: bool) -> str:

@@ -17,7 +17,7 @@ namespace recurrence {
 template <Kind kKind>
 constexpr int kLargestTiles = kKind == Kind::kRnn ? 16 : 8;
 template <Kind kKind>
-constexpr int kLargestFours = kKind == Kind::kRnn ? 8 : 6;
+constexpr int kLargestFours = kKind == Kind::kRnn ? 8 : kKind == Kind::kGru ? 6 : 5;
 
 // Calls `body` with the smallest compiled size that holds `hidden` units.
 template <Kind kKind, typename Body>
