@@ -15,12 +15,11 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/float_product.h"
 #include "cpu/recurrence.h"
 #include "ops/arguments.h"
 
 #if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-
 #include "ops/recurrence_cuda.h"
 #endif
 
@@ -41,6 +40,28 @@ Cell cell_of(const char* op, std::string_view name) {
   if (name == "rnn_relu") return Cell::kRnnRelu;
   TORCH_CHECK_VALUE(
       false, op, ": expected cell to be one of lstm, gru, rnn_tanh, rnn_relu, got '", std::string(name), "'");
+}
+
+constexpr double kLeastProducts = 1 << 18;  // below, packing is not paid back
+
+// out = a b
+void multiply(Tensor& out, const Tensor& a, const Tensor& b) {
+  const auto in_lines = [](const Tensor& t) { return t.stride(0) == 1 || t.stride(1) == 1; };
+  if (!a.is_cpu() || a.scalar_type() != at::kFloat || !cpu::has_float_product() || !in_lines(a) || !in_lines(b) ||
+      out.stride(1) != 1 || double(a.size(0)) * a.size(1) * b.size(1) < kLeastProducts) {
+    at::mm_out(out, a, b);
+    return;
+  }
+  const cpu::FloatProduct product{
+      a.size(0), b.size(1), a.size(1), a.const_data_ptr<float>(), a.stride(0), a.stride(1),
+      b.const_data_ptr<float>(), b.stride(0), b.stride(1), out.mutable_data_ptr<float>(), out.stride(0)};
+  cpu::multiply(product, parallel_for);
+}
+
+Tensor multiply(const Tensor& a, const Tensor& b) {
+  Tensor out = at::empty({a.size(0), b.size(1)}, a.options());
+  multiply(out, a, b);
+  return out;
 }
 
 const void* data_or_null(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
@@ -167,20 +188,14 @@ struct Layer {
 
 void run(RecurrenceParams& p, [[maybe_unused]] const Tensor& input) {
 #if defined(GENLAB_WITH_CUDA)
-  if (input.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(input.device());
-    return run_recurrence_cuda(p, input);
-  }
+  if (input.is_cuda()) return run_recurrence_cuda(p, input);
 #endif
   cpu::recurrence(p, at::get_num_threads(), parallel_for);
 }
 
 void run(RecurrenceBackwardParams& p, [[maybe_unused]] const Tensor& input) {
 #if defined(GENLAB_WITH_CUDA)
-  if (input.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(input.device());
-    return run_recurrence_backward_cuda(p, input);
-  }
+  if (input.is_cuda()) return run_recurrence_backward_cuda(p, input);
 #endif
   cpu::recurrence_backward(p, at::get_num_threads(), parallel_for);
 }
@@ -198,7 +213,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
       {weight_ih, weight_hh, bias_ih, bias_hh, weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse},
       batch_sizes, mask);
   const bool lstm = layer.cell == Cell::kLstm, gru = layer.cell == Cell::kGru;
-  const Tensor products = at::mm(layer.input, layer.input_weights().t());
+  const Tensor products = multiply(layer.input, layer.input_weights().t());
   at::DimVector sizes = layer.leading;
   sizes.push_back(layer.count() * layer.hidden);
   Tensor output = at::empty(sizes, layer.input.options()), h_n = layer.per_sequence();
@@ -239,10 +254,10 @@ struct ParameterGradients {
     const Tensor before = previous.narrow(1, d * h, h);
     Tensor grad = at::empty({width(), h}, layer.input.options());
     Tensor first = grad.narrow(0, 0, own);
-    at::mm_out(first, gates_of(d).narrow(1, 0, own).t(), before);
+    multiply(first, gates_of(d).narrow(1, 0, own).t(), before);
     if (apart()) {
       Tensor last = grad.narrow(0, own, h);
-      at::mm_out(last, grad_candidate.narrow(1, d * h, h).t(), before);
+      multiply(last, grad_candidate.narrow(1, d * h, h).t(), before);
     }
     return grad;
   }
@@ -312,11 +327,11 @@ Gradients recurrence_backward(
   run(p, layer.input);
 
   const ParameterGradients parameters{layer, grad_gates, grad_candidate, previous};
-  if (wanted[0]) grads[0] = at::mm(grad_gates, layer.input_weights()).view(input.sizes());
+  if (wanted[0]) grads[0] = multiply(grad_gates, layer.input_weights()).view(input.sizes());
   for (int64_t d = 0; d < d_count; ++d) {
     const int64_t at = 3 + 4 * d;
     const Tensor of_gates = parameters.gates_of(d);
-    if (wanted[at]) grads[at] = at::mm(of_gates.t(), layer.input);
+    if (wanted[at]) grads[at] = multiply(of_gates.t(), layer.input);
     if (wanted[at + 1]) grads[at + 1] = parameters.weight_hh(d);
     if (!wanted[at + 2] && !wanted[at + 3]) continue;
     const Tensor sums = of_gates.sum(0);
