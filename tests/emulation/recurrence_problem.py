@@ -86,6 +86,7 @@ class Problem:
     bias: bool = True
     in_place: bool = False  # the gates overwrite the input
     offset: int = 0  # elements that every tensor starts past a boundary of 128 bytes
+    first_row: int = 0  # of the first step, beside lengths: the tensors start so many rows before the memory there is
 
     @property
     def gates(self) -> int:
@@ -146,7 +147,7 @@ class Problem:
             held["gates"] = held["input"] if self.in_place else empty(rows, d, g * h)
         offsets = torch.tensor([0, *torch.tensor(self.sizes).cumsum(0).tolist()])
         if self.lengths is not None:
-            held["offsets"] = Guarded(offsets)
+            held["offsets"] = Guarded(offsets + self.first_row)
         numbers = (CELLS.index(self.cell), DTYPES.index(self.dtype), *(ctypes.c_int64(n) for n in (b, h, d)))
         algorithm = ALGORITHMS.index(self.algorithm)
         size = library.value("genlab_recurrence_workspace", ctypes.c_size_t, algorithm, *numbers)
@@ -154,13 +155,21 @@ class Problem:
         for name, structure in (("forward", Forward), ("backward", Backward)):
             params = structure(*numbers[:2], self.steps, b, h, d, rows)
             for field in {field for field, _ in structure._fields_} & held.keys():
-                setattr(params, field, held[field].pointer)
+                setattr(params, field, held[field].pointer - self.first_row * self._row_bytes(field))
             for field in {field for field, _ in structure._fields_} & pairs.keys():
                 setattr(params, field, Pair(*(t.pointer for t in pairs[field])))
             library.call(f"genlab_recurrence_{name}", algorithm, ctypes.byref(params))
         for name, guarded in held.items():
             guarded.check(name)
         return {name: guarded.tensor for name, guarded in held.items() if name not in ("workspace", "offsets")}
+
+    def _row_bytes(self, field: str) -> int:
+        size = self.directions * self.hidden * self.dtype.itemsize
+        per_gate, per_unit = (
+            ("input", "gates", "grad_input"),
+            ("output", "cells", "candidate", "grad_output", "previous"),
+        )
+        return size * self.gates if field in per_gate else size if field in (*per_unit, "grad_candidate") else 0
 
     def reference(self, made: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The same by the formulas of csrc/kernels/recurrence.h in float64, with autograd's gradients."""

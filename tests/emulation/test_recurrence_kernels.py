@@ -139,6 +139,15 @@ def test_results_do_not_depend_on_the_schedule(library: Library, algorithm: str,
         assert all(torch.equal(results[0][name], other[name]) for name in other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rows_above_two_to_the_31_are_reached(library: Library, algorithm: str, dtype: torch.dtype) -> None:
+    for cell in KINDS:
+        near = Problem(cell, dtype, algorithm, steps=2, batch=3, hidden=8, lengths=(2, 2, 1))
+        found, expected = dataclasses.replace(near, first_row=2**32 + 3).run(library), near.run(library)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_longer_run_carries_its_state(library: Library) -> None:
     """40 steps: every buffer and stage is met many times, and an error of the carried state would grow."""
     for cell, algorithm, dtype in (("lstm", "persistent", torch.float32), ("gru", "per_step", torch.float32)):
