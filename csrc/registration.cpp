@@ -92,6 +92,16 @@ TORCH_LIBRARY(genlab, m) {
       "scaled_dot_product_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, "
       "Tensor logsumexp, Tensor? attn_mask, Tensor? dropout_seed, float dropout_p, bool is_causal, float scale, "
       "bool deterministic, bool[4] wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "recurrence(Tensor input, Tensor? h0, Tensor? c0, Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, "
+      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, "
+      "Tensor? batch_sizes, Tensor? mask, str cell, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "recurrence_backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor? h0, Tensor? c0, "
+      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_ih_reverse, "
+      "Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, Tensor? batch_sizes, Tensor? mask, "
+      "Tensor output, Tensor gates, Tensor kept, str cell, bool[11] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -59,6 +59,7 @@ def load() -> ModuleType | None:
         norm_conv_native,
         norm_native,
         optimizer_step,
+        recurrence_native,
     )
 
     try:
@@ -69,6 +70,7 @@ def load() -> ModuleType | None:
         optimizer_step.register()
         loss_native.register()
         attention_native.register()
+        recurrence_native.register()
     except RuntimeError as error:
         _failure = f"genlab._C was built from other sources: {_first_line(error)}; run `{BUILD_COMMAND}`"
         return None

@@ -57,6 +57,12 @@ GENLAB_INLINE void store(T* data, Vector<T> value) {
 }
 
 // Rounds to nearest even; a NaN keeps its sign and becomes quiet.
+#if defined(GENLAB_BF16_PAIRS)
+GENLAB_INLINE void store(BFloat16* data, Vector<float> value) {  // what is below 2^-126 becomes zero
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)value);
+  memcpy(data, &half, sizeof(half));
+}
+#else
 GENLAB_INLINE void store(BFloat16* data, Vector<float> value) {
   WordVector word;
   memcpy(&word, &value, sizeof(word));
@@ -65,6 +71,7 @@ GENLAB_INLINE void store(BFloat16* data, Vector<float> value) {
   const HalfVector half = __builtin_convertvector(chosen, HalfVector);
   memcpy(data, &half, sizeof(half));
 }
+#endif
 
 #include "cpu/vector_float16.h"
 

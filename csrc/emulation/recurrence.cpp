@@ -3,6 +3,7 @@
 #include "kernels/recurrence_per_step.cu"
 #include "kernels/recurrence_persistent.cu"
 #include "kernels/recurrence_persistent_backward.cu"
+#include "kernels/recurrence_previous.cu"
 
 #include "emulation/harness.h"
 

@@ -1,7 +1,7 @@
 // The scan with one launch per step: puts the weights in the order of its kernel, sets the first states, and goes through the
 // steps.
-#include "kernels/recurrence/launch.h"
 #include "kernels/recurrence/per_step.h"
+#include "kernels/recurrence/weights.h"
 #include "kernels/recurrence_scan.h"
 
 namespace genlab {
@@ -13,7 +13,7 @@ StepWorkspace<T> step_workspace(Pieces& pieces, int64_t gates, bool forward, int
   const int64_t element = sizeof(T), states = directions * batch * hidden * static_cast<int64_t>(sizeof(float));
   StepWorkspace<T> w;
   w.depth = padded(hidden) * (forward ? 1 : gates);
-  w.weight_size = gates * padded(hidden) * padded(hidden);
+  w.weight_size = packed_size(gates, hidden);
   w.values_size = padded(batch) * w.depth;
   w.weight = static_cast<T*>(pieces.take(directions * w.weight_size * element));
   for (T*& values : w.values) values = static_cast<T*>(pieces.take(directions * w.values_size * element));
@@ -22,20 +22,13 @@ StepWorkspace<T> step_workspace(Pieces& pieces, int64_t gates, bool forward, int
   return w;
 }
 
-// Weights: forward as they are, backward transposed. The first of the values: h0' or zeros. The first states.
+// The weights, the first of the values (h0', backward zeros) and the first states.
 template <Kind kKind, typename T>
 __global__ void __launch_bounds__(kThreads) prepare_forward_kernel(
     const __grid_constant__ RecurrenceParams p, const __grid_constant__ StepWorkspace<T> w) {
-  constexpr int kGates = kGatesOf<kKind>;
   const int64_t start = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
-  const int64_t rows = w.depth, batch = padded(p.batch);
-  for (int64_t i = start; i < p.directions * w.weight_size; i += stride) {
-    const int64_t depth = i % w.depth, row = i / w.depth % rows, direction = i / w.weight_size;
-    const int gate = static_cast<int>(i / w.depth / rows % kGates);
-    const bool inside = depth < p.hidden && row < p.hidden;
-    w.weight[direction * w.weight_size + weight_offset<T>(row, gate, kGates, depth, w.depth)] =
-        inside ? static_cast<const T*>(p.weight[direction])[(gate * p.hidden + row) * p.hidden + depth] : T{};
-  }
+  const int64_t batch = padded(p.batch);
+  pack_weights<kKind>(p, w.weight, start, stride);
   for (int64_t i = start; i < p.directions * w.values_size; i += stride) {
     const int64_t unit = i % w.depth, b = i / w.depth % batch, direction = i / w.values_size;
     const int64_t at = state_offset(p, direction, b) + unit, to = direction * w.values_size + value_offset<T>(b, unit, w.depth);
@@ -55,16 +48,8 @@ __global__ void __launch_bounds__(kThreads) prepare_forward_kernel(
 template <Kind kKind, typename T>
 __global__ void __launch_bounds__(kThreads) prepare_backward_kernel(
     const __grid_constant__ RecurrenceBackwardParams p, const __grid_constant__ StepWorkspace<T> w) {
-  constexpr int kGates = kGatesOf<kKind>;
   const int64_t start = int64_t(blockIdx.x) * kThreads + threadIdx.x, stride = int64_t(gridDim.x) * kThreads;
-  const int64_t width = w.depth / kGates;
-  for (int64_t i = start; i < p.directions * w.weight_size; i += stride) {
-    const int64_t unit = i % width, j = i / width % width, direction = i / w.weight_size;
-    const int gate = static_cast<int>(i / width / width % kGates);
-    const bool inside = unit < p.hidden && j < p.hidden;
-    w.weight[direction * w.weight_size + weight_offset<T>(unit, 0, 1, gate * width + j, w.depth)] =
-        inside ? static_cast<const T*>(p.weight[direction])[(gate * p.hidden + j) * p.hidden + unit] : T{};
-  }
+  pack_weights<kKind>(p, w.weight, start, stride);
   for (int64_t i = start; i < p.directions * w.values_size; i += stride) w.values[0][i] = w.values[1][i] = T{};
   for (int64_t at = start; at < p.directions * p.batch * p.hidden; at += stride) {
     const auto grad = load_state<kKind, T>(p.grad_h_n, p.grad_c_n, at);

@@ -15,6 +15,7 @@ void launch_mma_forward(const RecurrenceParams& params, CUstream_st* stream) {
   PersistentParams<RecurrenceParams> p;
   static_cast<RecurrenceParams&>(p) = params;
   p.vectors = p.hidden % 8 == 0 && are_aligned({p.input});
+  launch_pack_weights<kKind, T>(params, stream);
   const int bytes = ForwardShape<T, kKind, kTiles>::shared_bytes(p.hidden);
   allow_shared_memory(recurrence_persistent_mma_forward_kernel<T, kKind, kTiles>, bytes, kForwardName);
   GENLAB_LAUNCH(
@@ -37,6 +38,11 @@ const char* refusal_of_recurrence_persistent(Cell cell, DType dtype, int64_t hid
   return reason;
 }
 
+std::size_t workspace_of_recurrence_persistent(Cell cell, DType dtype, int64_t hidden, int64_t directions) {
+  const int64_t elements = directions * recurrence::packed_size(recurrence_gates(cell), hidden);
+  return static_cast<std::size_t>(elements * (dtype == DType::kFloat32 ? 4 : 2));
+}
+
 void launch_recurrence_forward_persistent(const RecurrenceParams& p, CUstream_st* stream) {
   using namespace recurrence;
   if (p.directions * p.batch * p.hidden == 0) return;
@@ -45,6 +51,7 @@ void launch_recurrence_forward_persistent(const RecurrenceParams& p, CUstream_st
     if (p.dtype == DType::kFloat32) {
       with_fours<kKind>(p.hidden, [&](auto fours) {
         constexpr int kFours = decltype(fours)::value;
+        launch_pack_weights<kKind, float>(p, stream);
         GENLAB_LAUNCH(
             (recurrence_persistent_float_forward_kernel<kKind, kFours>), sequence_blocks(p, kFloatSequences),
             unit_threads(p.hidden, 8, 4), 0, stream, p);

@@ -16,6 +16,7 @@ void launch_mma_backward(const RecurrenceBackwardParams& params, CUstream_st* st
   static_cast<RecurrenceBackwardParams&>(p) = params;
   p.vectors =
       p.hidden % 8 == 0 && are_aligned({p.grad_output, p.output, p.gates, p.cells, p.candidate, p.h0, p.c0});
+  launch_pack_weights<kKind, T>(params, stream);
   const int bytes = BackwardShape<T, kKind, kTiles>::shared_bytes(p.hidden);
   allow_shared_memory(recurrence_persistent_mma_backward_kernel<T, kKind, kTiles>, bytes, kBackwardName);
   GENLAB_LAUNCH(
@@ -34,6 +35,7 @@ void launch_recurrence_backward_persistent(const RecurrenceBackwardParams& p, CU
     if (p.dtype == DType::kFloat32) {
       with_fours<kKind>(p.hidden, [&](auto fours) {
         constexpr int kFours = decltype(fours)::value;
+        launch_pack_weights<kKind, float>(p, stream);
         GENLAB_LAUNCH(
             (recurrence_persistent_float_backward_kernel<kKind, kFours>), sequence_blocks(p, kFloatSequences),
             unit_threads(p.hidden, 8, 4), 0, stream, p);

@@ -31,6 +31,7 @@ inline RecurrenceAlgorithm recurrence_algorithm(Cell cell, DType dtype, int64_t 
 }
 
 std::size_t workspace_of_recurrence_naive(DType dtype, int64_t batch, int64_t hidden, int64_t directions);
+std::size_t workspace_of_recurrence_persistent(Cell cell, DType dtype, int64_t hidden, int64_t directions);
 std::size_t workspace_of_recurrence_per_step(Cell cell, DType dtype, int64_t batch, int64_t hidden, int64_t directions);
 
 // Bytes of `workspace`, which starts on a multiple of 16, for the forward and for the backward pass alike. It may hold
@@ -43,7 +44,7 @@ inline std::size_t recurrence_workspace_bytes(
     case RecurrenceAlgorithm::kPerStep:
       return workspace_of_recurrence_per_step(cell, dtype, batch, hidden, directions);
     case RecurrenceAlgorithm::kPersistent:
-      break;
+      return workspace_of_recurrence_persistent(cell, dtype, hidden, directions);
   }
   return 0;
 }

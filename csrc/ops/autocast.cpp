@@ -1,4 +1,4 @@
-// Under torch.autocast the convolutions run in the autocast dtype, as torch's own do. Weights are cast once per context.
+// Under torch.autocast the convolutions and recurrences run in the autocast dtype, as torch's own do. Weights are cast once per context.
 #include <ATen/autocast_mode.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
@@ -83,6 +83,22 @@ std::tuple<Tensor, Tensor> attention(
       deterministic);
 }
 
+template <c10::DeviceType device>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
+    const Tensor& input, const std::optional<Tensor>& h0, const std::optional<Tensor>& c0, const Tensor& weight_ih,
+    const Tensor& weight_hh, const std::optional<Tensor>& bias_ih, const std::optional<Tensor>& bias_hh,
+    const std::optional<Tensor>& weight_ih_reverse, const std::optional<Tensor>& weight_hh_reverse,
+    const std::optional<Tensor>& bias_ih_reverse, const std::optional<Tensor>& bias_hh_reverse,
+    const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& mask, std::string_view cell, bool keep) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("genlab::recurrence", "").typed<decltype(recurrence<device>)>();
+  return op.call(
+      cast<device>(input), cast<device>(h0), cast<device>(c0), cast<device>(weight_ih), cast<device>(weight_hh),
+      cast<device>(bias_ih), cast<device>(bias_hh), cast<device>(weight_ih_reverse), cast<device>(weight_hh_reverse),
+      cast<device>(bias_ih_reverse), cast<device>(bias_hh_reverse), batch_sizes, cast<device>(mask), cell, keep);
+}
+
 }  // namespace
 }  // namespace genlab
 
@@ -91,6 +107,7 @@ TORCH_LIBRARY_IMPL(genlab, AutocastCPU, m) {
   m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CPU>));
   m.impl("norm_conv2d", TORCH_FN(genlab::norm_conv2d<c10::DeviceType::CPU>));
   m.impl("scaled_dot_product_attention", TORCH_FN(genlab::attention<c10::DeviceType::CPU>));
+  m.impl("recurrence", TORCH_FN(genlab::recurrence<c10::DeviceType::CPU>));
 }
 
 TORCH_LIBRARY_IMPL(genlab, AutocastCUDA, m) {
@@ -98,4 +115,5 @@ TORCH_LIBRARY_IMPL(genlab, AutocastCUDA, m) {
   m.impl("conv_transpose2d", TORCH_FN(genlab::conv_transpose2d<c10::DeviceType::CUDA>));
   m.impl("norm_conv2d", TORCH_FN(genlab::norm_conv2d<c10::DeviceType::CUDA>));
   m.impl("scaled_dot_product_attention", TORCH_FN(genlab::attention<c10::DeviceType::CUDA>));
+  m.impl("recurrence", TORCH_FN(genlab::recurrence<c10::DeviceType::CUDA>));
 }

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab import ops
-from genlab.bench import optimizers
+from genlab.bench import optimizers, recurrent_cases
 from genlab.errors import UserError
 
 Tensors = tuple[Tensor, ...]
@@ -22,6 +22,7 @@ OPS = (
     *("batch_norm_act", "instance_norm_act", "layer_norm_act", "optimizer_step", "conv2d", "conv_transpose2d"),
     *("cross_entropy", "gan_loss", "reparametrize_kl"),
     "scaled_dot_product_attention",
+    *recurrent_cases.OPS,
 )
 SHAPES = ("quick", "full", "tiny")
 
@@ -184,6 +185,26 @@ def _step(label: str, direction: str) -> Case:
     )  # fmt: skip
 
 
+def _recurrence(layer: recurrent_cases.Recurrence) -> list[Case]:
+    make = functools.partial(recurrent_cases.make, layer)
+    return [
+        Case(
+            layer.op,
+            part.direction,
+            layer.label,
+            layer.shape,
+            make,
+            part.ours,
+            part.peer,
+            (),
+            (),
+            part.flops,
+            part.values,
+        )
+        for part in recurrent_cases.parts(layer)
+    ]
+
+
 LEAKY = "leaky_relu"
 DCGAN_64 = (
     Conv("DCGAN-64 D1", 64, 3, 64, 64, 64, 4, 2, 1, activation=LEAKY),
@@ -252,8 +273,8 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     Raises:
         UserError: an unknown op or an unknown choice of shapes.
     """
-    from genlab.bench.loss_cases import loss_cases
     from genlab.bench.attention_cases import attention_cases  # which takes Case from here
+    from genlab.bench.loss_cases import loss_cases
     from genlab.registry import nearest
 
     for what, value, known in [("op", name, OPS) for name in names] + [("--shapes", shapes, SHAPES)]:
@@ -269,4 +290,5 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     cases += [case for layer in layers(shapes) for case in _conv(layer)]
     cases += loss_cases(shapes)
     cases += attention_cases(shapes)
+    cases += [case for layer in recurrent_cases.layers(shapes) for case in _recurrence(layer)]
     return [case for case in cases if not names or case.op in names]

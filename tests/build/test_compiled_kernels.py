@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "csrc/kernels").glob("*.cu"))
 FUNCTION = re.compile(r"Compiling entry function '(\w+)' for '(sm_\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+RECURRENCE = re.compile(
+    r"recurrence_(persistent_mma|persistent_float|per_step)_(forward|backward)_kernel"
+)  # the scans, less what prepares them
 ARCHITECTURES = {"sm_80", "sm_90"}
 MATRIX_KERNEL = re.compile(r"gemm_kernel|attention_(forward|backward_query|backward_key)_kernel")
 MATRIX_SOURCE = re.compile(r"_implicit_gemm|attention_flash_")
@@ -62,7 +65,7 @@ def test_sources_compile_without_warnings_and_matrix_kernels_without_spills(comp
     for (name, architecture), (stores, loads) in zip(functions, spills, strict=True):
         if WITH_EXTRAS.search(name):
             assert int(stores) <= 32, f"{name} for {architecture}"
-        elif MATRIX_KERNEL.search(name) or "optimizer_" in name:
+        elif MATRIX_KERNEL.search(name) or "optimizer_" in name or RECURRENCE.search(name):
             assert (stores, loads) == ("0", "0"), f"{name} for {architecture}"
         else:
             # ptxas keeps a word or two of a memory-bound kernel in local memory to run one more block: not a defect.
@@ -86,3 +89,21 @@ def test_matrix_kernels_use_tensor_cores_and_asynchronous_copies(compiled: tuple
         assert "LDGSTS" in body or (name.startswith("_ZN6genlab18weight_gemm_kernel") and "Lb0EE" in name), name
         if not WITH_EXTRAS.search(name):
             assert not re.search(r"\b(STL|LDL)\b", body), f"{name} uses local memory"
+
+
+def test_scans_in_16_bits_use_tensor_cores_and_keep_to_registers(compiled: tuple[Path, Path, str]) -> None:
+    source, target, log = compiled
+    names = [name for name, _ in FUNCTION.findall(log) if RECURRENCE.search(name)]
+    if not names:
+        assert source.stem not in {f"recurrence_{name}" for name in ("persistent", "persistent_backward", "per_step")}
+        return
+    text = subprocess.run([disassembler(), "-sass", str(target)], capture_output=True, text=True, check=True).stdout
+    kernels = [part for part in text.split("Function : ")[1:] if RECURRENCE.search(part.split("\n", 1)[0])]
+    assert len(kernels) == len(names)
+    for body in kernels:
+        name = body.split("\n", 1)[0].strip()
+        half, persistent = "Float16" in name, "persistent_mma" in name
+        assert ("HMMA" in body) == half, name  # float32 is exact
+        assert ("LDSM" in body and "LDGSTS" in body) == (half and persistent), name
+        assert half or "FFMA" in body, name
+        assert not re.search(r"\b(STL|LDL)\b", body), f"{name} uses local memory"

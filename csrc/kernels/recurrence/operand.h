@@ -20,7 +20,7 @@ GENLAB_HOST_DEVICE int64_t padded(int64_t size) { return (size + 15) / 16 * 16; 
 // Offset of element (row, depth) of the weights: `row` counts within gate `gate`, whose tiles of 16 rows stand side by side
 // with those of the other gates. `depth_size` is a multiple of 16.
 template <typename T>
-GENLAB_HOST_DEVICE int64_t weight_offset(int64_t row, int gate, int gates, int64_t depth, int64_t depth_size) {
+GENLAB_HOST_DEVICE int64_t weight_offset(int64_t row, int64_t gate, int64_t gates, int64_t depth, int64_t depth_size) {
   const int64_t tile = row / kTileUnits * gates + gate, r = row % kTileUnits;
   if (sizeof(T) == 4) return ((tile * (depth_size / 4) + depth / 4) * kTileUnits + r) * 4 + depth % 4;
   const int64_t k = depth % 16, lane = r % 8 * 4 + k % 8 / 2, slot = r / 8 * 2 + k / 8 * 4 + k % 2;

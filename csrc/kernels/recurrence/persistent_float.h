@@ -6,6 +6,7 @@
 
 #include "kernels/common/pack.h"
 #include "kernels/recurrence/rows.h"
+#include "kernels/recurrence/weights.h"
 
 namespace genlab {
 namespace recurrence {
@@ -24,44 +25,42 @@ GENLAB_DEVICE float sum_quarters(const float (&quarter)[kFloatSequences]) {
 // Where lane `part` of a unit reads its i-th four of the depth: the lanes' fours lie side by side.
 GENLAB_DEVICE int depth_of(int i, int part) { return i * 16 + part * 4; }
 
-// weight[g][i][e] = at(g, depth), zeros where either index is beyond the last unit.
-template <int kGates, int kFours, typename At>
-GENLAB_DEVICE void load_float_weights(float (&weight)[kGates][kFours][4], int64_t unit, int64_t hidden, At at) {
-  const int part = threadIdx.x % 4;
+// weight[g][i] = this lane's i-th four of gate g, from packed weights; offset(g, depth) of `unit`'s. Zeros beyond the last unit.
+template <int kGates, int kFours, typename Offset>
+GENLAB_DEVICE void load_float_weights(
+    Pack<float, 4> (&weight)[kGates][kFours], const float* packed, int64_t unit, int64_t width, Offset offset) {
 #pragma unroll
-  for (int g = 0; g < kGates; ++g) {
+  for (int i = 0; i < kFours; ++i) {
+    const int64_t depth = depth_of(i, threadIdx.x % 4);
 #pragma unroll
-    for (int i = 0; i < kFours; ++i) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int64_t depth = depth_of(i, part) + e;
-        weight[g][i][e] = unit < hidden && depth < hidden ? at(int64_t(g), depth) : 0.0f;
-      }
+    for (int g = 0; g < kGates; ++g) {
+      weight[g][i] = unit < width && depth < width ? load_pack<4>(packed, offset(g, depth)) : Pack<float, 4>{};
     }
   }
 }
 
-GENLAB_DEVICE float multiply_four(const float (&weight)[4], const Pack<float, 4>& values, float sum) {
+GENLAB_DEVICE float multiply_four(const Pack<float, 4>& weight, const Pack<float, 4>& values, float sum) {
 #pragma unroll
-  for (int e = 0; e < 4; ++e) sum += weight[e] * values.value[e];
+  for (int e = 0; e < 4; ++e) sum += weight.value[e] * values.value[e];
   return sum;
 }
 
 template <Kind kKind, int kFours>
-__global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_forward_kernel(
+__global__ void __launch_bounds__(kFours * 64, 1) recurrence_persistent_float_forward_kernel(
     const __grid_constant__ RecurrenceParams p) {
   constexpr int kGates = kGatesOf<kKind>, kWidth = kFours * 16;
   using Row = Pack<float, 4>[kWidth / 4];
   GENLAB_SHARED_ARRAY(Row, states, 2 * kFloatSequences);  // two buffers of h'
   const int64_t direction = blockIdx.y, first = int64_t(blockIdx.x) * kFloatSequences, steps = steps_of(p, first);
-  const int64_t unit = threadIdx.x / 4;
-  const int part = threadIdx.x % 4;
+  const int unit = threadIdx.x / 4, part = threadIdx.x % 4;
   const int64_t b = first + part;
   const bool exists = unit < p.hidden && b < p.batch;
 
-  float weight[kGates][kFours][4];
-  load_float_weights(weight, unit, p.hidden, [&](int64_t g, int64_t depth) {
-    return static_cast<const float*>(p.weight[direction])[(g * p.hidden + unit) * p.hidden + depth];
+  const int64_t width = padded(p.hidden);
+  const float* const packed = static_cast<const float*>(p.workspace) + direction * packed_size(kGates, p.hidden);
+  Pack<float, 4> weight[kGates][kFours];
+  load_float_weights(weight, packed, unit, width, [&](int64_t g, int64_t depth) {
+    return weight_offset<float>(unit, g, kGates, depth, width);
   });
   float* const flat = &states[0][0].value[0];
   for (int i = threadIdx.x; i < 2 * kFloatSequences * kWidth; i += blockDim.x) flat[i] = 0.0f;
@@ -82,13 +81,12 @@ __global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_forwa
     const int64_t step = direction == 0 ? index : steps - 1 - index;
     return b < running(p, step) ? first_row(p, step) + b : -1;
   };
-  int64_t row = row_at(0);
   float input[kGates] = {};
-  if (row >= 0) load_input<float>(p, row, direction, unit, input);
+  if (row_at(0) >= 0) load_input<float>(p, row_at(0), direction, unit, input);
 
   for (int64_t index = 0; index < steps; ++index) {
     __syncthreads();  // h' is written for all, and all are done with the other buffer
-    const int64_t next_row = row_at(index + 1);
+    const int64_t row = row_at(index), next_row = row_at(index + 1);
     float next[kGates] = {};
     if (next_row >= 0) load_input<float>(p, next_row, direction, unit, next);
     float quarter[kGates][kFloatSequences] = {};
@@ -109,7 +107,6 @@ __global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_forwa
       flat[((index + 1) % 2 * kFloatSequences + part) * kWidth + unit] = state.h * factor;
       store_step<kKind, float>(p, row, direction, unit, state, made);
     }
-    row = next_row;
 #pragma unroll
     for (int g = 0; g < kGates; ++g) input[g] = next[g];
   }
@@ -117,20 +114,21 @@ __global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_forwa
 }
 
 template <Kind kKind, int kFours>
-__global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_backward_kernel(
+__global__ void __launch_bounds__(kFours * 64, 1) recurrence_persistent_float_backward_kernel(
     const __grid_constant__ RecurrenceBackwardParams p) {
   constexpr int kGates = kGatesOf<kKind>, kWidth = kFours * 16;
   using Row = Pack<float, 4>[kGates * kWidth / 4];
   GENLAB_SHARED_ARRAY(Row, operands, 2 * kFloatSequences);  // two buffers of the gates' gradients, [gate, unit]
   const int64_t direction = blockIdx.y, first = int64_t(blockIdx.x) * kFloatSequences, steps = steps_of(p, first);
-  const int64_t unit = threadIdx.x / 4;
-  const int part = threadIdx.x % 4;
+  const int unit = threadIdx.x / 4, part = threadIdx.x % 4;
   const int64_t b = first + part;
   const bool exists = unit < p.hidden && b < p.batch;
 
-  float weight[kGates][kFours][4];
-  load_float_weights(weight, unit, p.hidden, [&](int64_t g, int64_t j) {
-    return static_cast<const float*>(p.weight[direction])[(g * p.hidden + j) * p.hidden + unit];
+  const int64_t width = padded(p.hidden);
+  const float* const packed = static_cast<const float*>(p.workspace) + direction * packed_size(kGates, p.hidden);
+  Pack<float, 4> weight[kGates][kFours];
+  load_float_weights(weight, packed, unit, width, [&](int64_t g, int64_t j) {
+    return weight_offset<float>(unit, 0, 1, g * width + j, kGates * width);
   });
   float* const flat = &operands[0][0].value[0];
   for (int i = threadIdx.x; i < 2 * kFloatSequences * kGates * kWidth; i += blockDim.x) flat[i] = 0.0f;
@@ -146,13 +144,13 @@ __global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_backw
     if (index >= steps || !exists) return -1;
     return b < running(p, step_at(index)) ? first_row(p, step_at(index)) + b : -1;
   };
-  int64_t row = row_at(0);
   Saved<float, kGates> saved{};
-  if (row >= 0) saved = load_saved<kKind, float>(p, row, direction, step_at(0), b, unit);
+  if (row_at(0) >= 0) saved = load_saved<kKind, float>(p, row_at(0), direction, step_at(0), b, unit);
   __syncthreads();  // the zeros beyond the last unit are written
 
   for (int64_t index = 0; index < steps; ++index) {
-    const int64_t buffer = index % 2 * kFloatSequences;
+    const int64_t row = row_at(index), next_row = row_at(index + 1);
+    const int buffer = static_cast<int>(index % 2) * kFloatSequences;
     if (row >= 0) {
       const auto gradients = step_backward<kKind>(p.cell == Cell::kRnnRelu, saved, grad);
 #pragma unroll
@@ -161,7 +159,6 @@ __global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_backw
       }
       store_gradients<kKind, float>(p, row, direction, unit, gradients);
     }
-    const int64_t next_row = row_at(index + 1);
     if (next_row >= 0) saved = load_saved<kKind, float>(p, next_row, direction, step_at(index + 1), b, unit);
     __syncthreads();  // the gates' gradients are written for all, and all are done with the other buffer
     float quarter[kFloatSequences] = {};
@@ -177,7 +174,6 @@ __global__ void __launch_bounds__(kFours * 64) recurrence_persistent_float_backw
     }
     const float product = sum_quarters(quarter);
     if (row >= 0) grad.h += factor * product;
-    row = next_row;
   }
   if (exists) store_state<kKind, float>(p.grad_h0, p.grad_c0, state_offset(p, direction, b) + unit, grad);
 }

@@ -5,7 +5,9 @@
 #include <type_traits>
 
 #include "kernels/common/pack.h"
-#include "kernels/recurrence/launch.h"
+#include "kernels/recurrence/weights.h"
+
+struct CUstream_st;
 
 namespace genlab {
 namespace recurrence {
@@ -15,7 +17,7 @@ namespace recurrence {
 template <Kind kKind>
 constexpr int kLargestTiles = kKind == Kind::kRnn ? 16 : 8;
 template <Kind kKind>
-constexpr int kLargestFours = kKind == Kind::kRnn ? 8 : 6;
+constexpr int kLargestFours = kKind == Kind::kRnn ? 8 : kKind == Kind::kGru ? 6 : 5;
 
 // Calls `body` with the smallest compiled size that holds `hidden` units.
 template <Kind kKind, typename Body>
@@ -40,6 +42,12 @@ dim3 sequence_blocks(const Params& p, int64_t sequences) {
 
 // Threads of `per` to a unit, for whole groups of `units` of them.
 inline dim3 unit_threads(int64_t hidden, int64_t units, int64_t per) { return dim3(unsigned(round_up(hidden, units) * per)); }
+
+template <Kind kKind, typename T, typename Params>
+void launch_pack_weights(const Params& p, CUstream_st* stream) {
+  const dim3 blocks = blocks_for(p.directions * packed_size(kGatesOf<kKind>, p.hidden));
+  GENLAB_LAUNCH((pack_weights_kernel<kKind, T, Params>), blocks, dim3(kThreads), 0, stream, p);
+}
 
 // Calls `body` with a value of the 16-bit type.
 template <typename Body>

@@ -8,7 +8,9 @@
 // in kStages stages.
 #pragma once
 
+#include "kernels/common/pack.h"
 #include "kernels/recurrence/staging.h"
+#include "kernels/recurrence/weights.h"
 
 namespace genlab {
 namespace recurrence {
@@ -17,27 +19,29 @@ constexpr int kSequences = 8;  // columns of an mma
 constexpr int kCells = 4;      // of a thread
 
 template <typename Params>
-struct PersistentParams : Params {
-  int32_t vectors;  // whether every row starts on 16 bytes and is whole 16-byte chunks
+struct PersistentParams : Params {  // packed weights lie in the workspace
+  int32_t vectors;                  // whether every row starts on 16 bytes and is whole 16-byte chunks
 };
 
-// Two neighbours along the depth of an A operand, zeros outside [H, H]. at(row, depth) of weight_hh.
-template <typename T, typename At>
-GENLAB_DEVICE uint32_t weight_pair(int64_t row, int64_t depth, int64_t hidden, At at) {
-  const T low = row < hidden && depth < hidden ? at(row, depth) : T{};
-  const T high = row < hidden && depth + 1 < hidden ? at(row, depth + 1) : T{};
-  return static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
+// A operand of a k-tile: of rows 16 `tile` .. and gate `gate` of packed weights.
+template <typename T>
+GENLAB_DEVICE void load_weights(
+    uint32_t (&registers)[4], const T* packed, int64_t tile, int64_t gate, int64_t gates, int64_t depth, int64_t depth_size) {
+  const int64_t at = weight_offset<T>(tile * 16, gate, gates, depth, depth_size) + threadIdx.x % 32 * 8;
+  const auto pack = load_pack<4>(reinterpret_cast<const uint32_t*>(packed + at), 0);
+#pragma unroll
+  for (int q = 0; q < 4; ++q) registers[q] = pack.value[q];
 }
 
-// Units and sequences of this thread's cells, and the first depth of a k-tile that its A operands hold.
+// Units and sequences of this thread's cells.
 struct ThreadCells {
-  int unit[2], sequence[2], depth;
+  int unit[2], sequence[2];
 
   GENLAB_DEVICE ThreadCells() {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     unit[0] = warp * 16 + lane / 4;
     unit[1] = unit[0] + 8;
-    sequence[0] = depth = lane % 4 * 2;
+    sequence[0] = lane % 4 * 2;
     sequence[1] = sequence[0] + 1;
   }
   GENLAB_DEVICE int unit_of(int cell) const { return unit[cell / 2]; }
@@ -61,7 +65,7 @@ struct ForwardShape {
 };
 
 template <typename T, Kind kKind, int kTiles>
-__global__ void __launch_bounds__(kTiles * 32) recurrence_persistent_mma_forward_kernel(
+__global__ void __launch_bounds__(kTiles * 32, 1) recurrence_persistent_mma_forward_kernel(
     const __grid_constant__ PersistentParams<RecurrenceParams> p) {
   constexpr int kGates = kGatesOf<kKind>;
   using Shape = ForwardShape<T, kKind, kTiles>;
@@ -87,19 +91,14 @@ __global__ void __launch_bounds__(kTiles * 32) recurrence_persistent_mma_forward
   // Zeros beyond the last unit meet zeros of the weights, so nothing there may be NaN.
   for (int i = threadIdx.x; i < 2 * Shape::kStates; i += blockDim.x) states[i] = T{};
   const ThreadCells mine;
-  uint32_t weight[kGates][kTiles][4];
+  const int64_t width = padded(hidden);
+  const T* const packed = static_cast<const T*>(p.workspace) + direction * packed_size(kGates, hidden);
+  uint32_t weight[kGates][kTiles][4] = {};
 #pragma unroll
-  for (int g = 0; g < kGates; ++g) {
+  for (int k = 0; k < kTiles; ++k) {
+    if (k * 16 >= width) break;
 #pragma unroll
-    for (int k = 0; k < kTiles; ++k) {
-#pragma unroll
-      for (int q = 0; q < 4; ++q) {
-        weight[g][k][q] = weight_pair<T>(
-            mine.unit[q % 2], k * 16 + mine.depth + q / 2 * 8, hidden, [&](int64_t row, int64_t depth) {
-              return static_cast<const T*>(p.weight[direction])[(int64_t(g) * hidden + row) * hidden + depth];
-            });
-      }
-    }
+    for (int g = 0; g < kGates; ++g) load_weights(weight[g][k], packed, threadIdx.x / 32, g, kGates, k * 16, width);
   }
   State<float> state[kCells] = {};
   float factor[kCells] = {};
@@ -231,7 +230,7 @@ GENLAB_DEVICE Saved<float, kGatesOf<kKind>> read_saved(const T* row, int hidden,
 }
 
 template <typename T, Kind kKind, int kTiles>
-__global__ void __launch_bounds__(kTiles * 32) recurrence_persistent_mma_backward_kernel(
+__global__ void __launch_bounds__(kTiles * 32, 1) recurrence_persistent_mma_backward_kernel(
     const __grid_constant__ PersistentParams<RecurrenceBackwardParams> p) {
   constexpr int kGates = kGatesOf<kKind>, kDepth = kGates * kTiles, kChains = 4;
   using Shape = BackwardShape<T, kKind, kTiles>;
@@ -252,15 +251,15 @@ __global__ void __launch_bounds__(kTiles * 32) recurrence_persistent_mma_backwar
 
   for (int i = threadIdx.x; i < 2 * Shape::kOperand; i += blockDim.x) operands[i] = T{};  // see the forward kernel
   const ThreadCells mine;
-  uint32_t weight[kDepth][4];
+  const int64_t width = padded(hidden);
+  const T* const packed = static_cast<const T*>(p.workspace) + direction * packed_size(kGates, hidden);
+  uint32_t weight[kDepth][4] = {};
 #pragma unroll
-  for (int k = 0; k < kDepth; ++k) {
+  for (int k = 0; k < kTiles; ++k) {
+    if (k * 16 >= width) break;
 #pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      weight[k][q] = weight_pair<T>(
-          mine.unit[q % 2], k % kTiles * 16 + mine.depth + q / 2 * 8, hidden, [&](int64_t unit, int64_t j) {
-            return static_cast<const T*>(p.weight[direction])[(int64_t(k / kTiles) * hidden + j) * hidden + unit];
-          });
+    for (int g = 0; g < kGates; ++g) {
+      load_weights(weight[g * kTiles + k], packed, threadIdx.x / 32, 0, 1, g * width + k * 16, kGates * width);
     }
   }
   State<float> grad[kCells] = {};
