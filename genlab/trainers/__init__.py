@@ -18,6 +18,7 @@ from genlab.trainers.language_model import LanguageModelTrainer
 from genlab.trainers.pix2pix import Pix2PixTrainer
 from genlab.trainers.progressive import ProgressiveTrainer
 from genlab.trainers.sentence_classifier import SentenceClassifierTrainer
+from genlab.trainers.seq2seq import Seq2SeqTrainer
 from genlab.trainers.sgan import SganTrainer
 from genlab.trainers.training import TrainResult, train
 from genlab.trainers.vae import VaeTrainer
@@ -36,6 +37,7 @@ ALGORITHMS.register("language_model")(LanguageModelTrainer)
 ALGORITHMS.register("pix2pix")(Pix2PixTrainer)
 ALGORITHMS.register("progressive")(ProgressiveTrainer)
 ALGORITHMS.register("sentence_classifier")(SentenceClassifierTrainer)
+ALGORITHMS.register("seq2seq")(Seq2SeqTrainer)
 ALGORITHMS.register("sgan")(SganTrainer)
 ALGORITHMS.register("vae")(VaeTrainer)
 ALGORITHMS.register("wgan")(WganTrainer)
