@@ -191,7 +191,9 @@ class TransformerClassifier(nn.Module):
         """(N, T) and (N,) int64 to what each word means in its sentence, (N, T, width)."""
         check_length(tokens.shape[1], len(self.places), "sentence")
         inside = lengths_to_mask(lengths, tokens.shape[1])
-        state = self.dropout(self.embedding(tokens) + self.places[: tokens.shape[1]])
+        # Times sqrt(width) as in section 3.4: small vectors would drown in the places.
+        vectors = self.embedding(tokens) * math.sqrt(self.embedding.dim)
+        state = self.dropout(vectors + self.places[: tokens.shape[1]])
         for block in self.blocks:
             state, _ = block(state, mask=inside[:, None, None])
         return self.norm(state)
