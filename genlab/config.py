@@ -126,7 +126,7 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """Factor on every learning rate as a function of the step."""
 
-    name: Literal["constant", "linear", "cosine", "step", "exponential"] = "constant"
+    name: Literal["constant", "linear", "cosine", "step", "exponential", "inverse_sqrt"] = "constant"
     warmup_steps: int = Field(0, ge=0, description="linear rise from 0 to the learning rate")
     decay_start: int = Field(0, ge=0, description="step from which the decay runs (linear, cosine, exponential)")
     decay_end: int | None = Field(None, ge=1, description="step at which it ends; default: train.steps")

@@ -69,10 +69,17 @@ def _exponential(config: ScheduleConfig, step: int, end: int) -> float:
     return config.gamma ** max(0, decayed - config.decay_start)
 
 
+def _inverse_sqrt(config: ScheduleConfig, step: int, end: int) -> float:
+    """1 / sqrt(step) from the end of the warm-up on (Vaswani et al. 2017, equation 3, at 1 after the warm-up)."""
+    begin = max(1, config.warmup_steps)
+    return math.sqrt(begin / max(begin, step + 1))
+
+
 _DECAYS = {
     "constant": _constant,
     "linear": _linear,
     "cosine": _cosine,
     "step": _step,
     "exponential": _exponential,
+    "inverse_sqrt": _inverse_sqrt,
 }

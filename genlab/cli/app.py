@@ -30,6 +30,7 @@ from genlab.cli import (
     score,
     train,
     translate,
+    translate_text,
     traverse,
     write_text,
 )
@@ -75,6 +76,7 @@ def build_app() -> typer.Typer:
         likelihood,
         predict_text,
         write_text,
+        translate_text,
         inspect,
         build,
         bench,

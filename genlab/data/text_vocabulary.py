@@ -26,6 +26,7 @@ UNITS = ("word", "whitespace", "character", "wordpiece")
 _WORD = re.compile(r"[^\W_]+(?=n't\b)|n't\b|'(?:s|ve|re|d|ll|m)\b|[^\W_]+|\.\.\.|[^\w\s]|_")
 _NO_SPACE_BEFORE = re.compile(r"\s+([.,!?;:)\]%]|n't\b|'(?:s|ve|re|d|ll|m)\b)")
 _NO_SPACE_AFTER = re.compile(r"([(\[$])\s+")
+_HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
 
 
 def split_words(text: str) -> list[str]:
@@ -34,8 +35,8 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(words: Iterable[str]) -> str:
-    """Words as a person writes them: no space before a full stop or a clitic."""
-    return _NO_SPACE_AFTER.sub(r"\1", _NO_SPACE_BEFORE.sub(r"\1", " ".join(words)))
+    """Words as a person writes them: no space before a full stop or a clitic, none around a hyphen."""
+    return _HYPHEN.sub("-", _NO_SPACE_AFTER.sub(r"\1", _NO_SPACE_BEFORE.sub(r"\1", " ".join(words))))
 
 
 @dataclass(frozen=True)

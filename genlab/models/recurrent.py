@@ -1,4 +1,4 @@
-"""Recurrent networks as models of text use them, and the sentence classifier on one."""
+"""Recurrent networks over sentences and series: one class for a sentence, one for each word, the next value."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from genlab.data.text_base import lengths_to_mask
-from genlab.models.recurrences import RECURRENT, build_recurrent, run_recurrent
+from genlab.models.recurrences import build_recurrent, run_recurrent
 from genlab.models.word_embedding import WordEmbedding
-
-__all__ = ["RECURRENT", "RecurrentClassifier", "build_recurrent", "run_recurrent"]
 
 
 class RecurrentClassifier(nn.Module):
@@ -63,3 +61,78 @@ class RecurrentClassifier(nn.Module):
         if self.pooling == "max":
             return outputs.masked_fill(~inside, -torch.inf).amax(dim=1)
         return (outputs * inside).sum(dim=1) / lengths[:, None]
+
+
+class RecurrentTagger(nn.Module):
+    """A recurrent network over the words and a linear layer on each of its outputs (Huang et al. 2015).
+
+    Args:
+        embedding: of the words.
+        classes: number of tags.
+        kind, hidden, layers, bidirectional: of the recurrence.
+        dropout: on the words and before the output layer.
+        **dropouts: inside of the recurrence.
+    """
+
+    def __init__(
+        self,
+        embedding: WordEmbedding,
+        classes: int,
+        kind: str = "lstm",
+        hidden: int = 128,
+        layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.5,
+        **dropouts: float,
+    ) -> None:
+        super().__init__()
+        self.embedding, self.dropout = embedding, nn.Dropout(dropout)
+        self.recurrent = build_recurrent(
+            kind, embedding.dim, hidden, layers, bidirectional=bidirectional, dropout=dropout, **dropouts
+        )
+        self.output = nn.Linear(hidden * (2 if bidirectional else 1), classes)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T) and (N,) int64 to logits (N, T, classes)."""
+        outputs, _ = run_recurrent(self.recurrent, self.dropout(self.embedding(tokens)), None, lengths)
+        return self.output(self.dropout(outputs))
+
+
+class RecurrentForecaster(nn.Module):
+    """The next values of a series from its past ones: the last output of a recurrent network, and a linear layer.
+
+    Args:
+        variables: numbers at each step.
+        kind, hidden, layers: of the recurrence.
+        dropout: between layers.
+    """
+
+    def __init__(
+        self, variables: int, kind: str = "lstm", hidden: int = 32, layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.recurrent = build_recurrent(kind, variables, hidden, layers, dropout=dropout)
+        self.output = nn.Linear(hidden, variables)
+
+    def forward(self, past: Tensor) -> Tensor:
+        """(N, T, variables) to (N, variables)."""
+        return self.output(run_recurrent(self.recurrent, past)[0][:, -1])
+
+
+class WindowForecaster(nn.Module):
+    """The same from a fixed window of steps, by layers that know nothing of their order (a time-delay network).
+
+    Args:
+        variables: numbers at each step.
+        window: steps that are seen, the last ones.
+        hidden: units of the hidden layer.
+    """
+
+    def __init__(self, variables: int, window: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.window = window
+        self.layers = nn.Sequential(nn.Linear(window * variables, hidden), nn.Tanh(), nn.Linear(hidden, variables))
+
+    def forward(self, past: Tensor) -> Tensor:
+        """(N, T, variables), T at least `window`, to (N, variables)."""
+        return self.layers(past[:, -self.window :].flatten(1))

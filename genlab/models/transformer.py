@@ -64,6 +64,9 @@ class Block(nn.Module):
         activation: "relu" (Vaswani et al.) or "gelu" (GPT, BERT).
         pre_norm: normalise each branch's input (GPT-2) instead of the sum (Vaswani et al., BERT).
         cross: whether there is a memory.
+
+    Attributes:
+        keep_weights: whether `weights` notes what the memory was looked at with, (N, heads, T, S).
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Block(nn.Module):
         self.activation = nn.ReLU() if activation == "relu" else nn.GELU()
         self.norms = nn.ModuleList(LayerNormAct(width) for _ in range(3 if cross else 2))
         self.dropout = nn.Dropout(dropout)
+        self.keep_weights, self.weights = False, None
 
     def forward(
         self,
@@ -115,6 +119,8 @@ class Block(nn.Module):
         state = self._add(state, self.attention(source, pair, mask, causal), first)
         if self.memory is not None and memory is not None:
             source = self.norms[1](state) if self.pre_norm else state
+            if self.keep_weights:
+                self.weights = self.memory.weights(source, memory, memory_mask).detach()
             state = self._add(state, self.memory(source, memory, memory_mask), self.norms[1])
         source = last(state) if self.pre_norm else state
         return self._add(state, self.leave(self.activation(self.enter(source))), last), pair
@@ -185,7 +191,9 @@ class TransformerClassifier(nn.Module):
         """(N, T) and (N,) int64 to what each word means in its sentence, (N, T, width)."""
         check_length(tokens.shape[1], len(self.places), "sentence")
         inside = lengths_to_mask(lengths, tokens.shape[1])
-        state = self.dropout(self.embedding(tokens) + self.places[: tokens.shape[1]])
+        # Times sqrt(width) as in section 3.4: small vectors would drown in the places.
+        vectors = self.embedding(tokens) * math.sqrt(self.embedding.dim)
+        state = self.dropout(vectors + self.places[: tokens.shape[1]])
         for block in self.blocks:
             state, _ = block(state, mask=inside[:, None, None])
         return self.norm(state)

@@ -12,13 +12,16 @@ from genlab.trainers.cyclegan import CycleGanTrainer
 from genlab.trainers.data_spec import DataSpec
 from genlab.trainers.dcgan import DcganTrainer
 from genlab.trainers.encoder_classifier import EncoderClassifierTrainer
+from genlab.trainers.forecaster import ForecasterTrainer
 from genlab.trainers.goodfellow_gan import GoodfellowGanTrainer
 from genlab.trainers.infogan import InfoGanTrainer
 from genlab.trainers.language_model import LanguageModelTrainer
 from genlab.trainers.pix2pix import Pix2PixTrainer
 from genlab.trainers.progressive import ProgressiveTrainer
 from genlab.trainers.sentence_classifier import SentenceClassifierTrainer
+from genlab.trainers.seq2seq import Seq2SeqTrainer
 from genlab.trainers.sgan import SganTrainer
+from genlab.trainers.tagger import TaggerTrainer
 from genlab.trainers.training import TrainResult, train
 from genlab.trainers.vae import VaeTrainer
 from genlab.trainers.wgan import WganGpTrainer, WganTrainer
@@ -30,13 +33,16 @@ ALGORITHMS.register("classifier")(ClassifierTrainer)
 ALGORITHMS.register("cyclegan")(CycleGanTrainer)
 ALGORITHMS.register("dcgan")(DcganTrainer)
 ALGORITHMS.register("encoder_classifier")(EncoderClassifierTrainer)
+ALGORITHMS.register("forecaster")(ForecasterTrainer)
 ALGORITHMS.register("gan")(GoodfellowGanTrainer)
 ALGORITHMS.register("infogan")(InfoGanTrainer)
 ALGORITHMS.register("language_model")(LanguageModelTrainer)
 ALGORITHMS.register("pix2pix")(Pix2PixTrainer)
 ALGORITHMS.register("progressive")(ProgressiveTrainer)
 ALGORITHMS.register("sentence_classifier")(SentenceClassifierTrainer)
+ALGORITHMS.register("seq2seq")(Seq2SeqTrainer)
 ALGORITHMS.register("sgan")(SganTrainer)
+ALGORITHMS.register("tagger")(TaggerTrainer)
 ALGORITHMS.register("vae")(VaeTrainer)
 ALGORITHMS.register("wgan")(WganTrainer)
 ALGORITHMS.register("wgan_gp")(WganGpTrainer)

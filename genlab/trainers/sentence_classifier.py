@@ -4,7 +4,8 @@
             g = gradient of mean cross-entropy(f_w(words), y)
             w <- optimiser(w, g); rows of the last layer longer than `model.max_norm` are shortened to it
 
-Networks: convolutions (Kim 2014), time-delay (Waibel et al. 1989), recurrent ones. The best checkpoint is that of the
+Networks: convolutions (Kim 2014), time-delay (Waibel et al. 1989), recurrent ones, a Transformer's
+encoder (Vaswani et al. 2017). The best checkpoint is that of the
 highest accuracy on the validation part.
 """
 
@@ -21,6 +22,7 @@ from genlab.data.text_vocabulary import PAD, UNKNOWN, TextCodec
 from genlab.errors import ConfigError, UserError
 from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
+from genlab.models.transformer import TransformerClassifier
 from genlab.models.word_embedding import WordEmbedding
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
@@ -39,6 +41,8 @@ def build_sentence_network(model: SentenceModelConfig, codec: TextCodec, classes
         return TextCnn(embedding, classes, model.cnn.kernel_sizes, model.cnn.filters, model.dropout)
     if model.network == "tdnn":
         return TimeDelayNetwork(embedding, classes, **model.tdnn.model_dump(), dropout=model.dropout)
+    if model.network == "transformer":
+        return TransformerClassifier(embedding, classes, **model.transformer.model_dump(), dropout=model.dropout)
     settings = model.recurrent
     shape = settings.model_dump(include={"hidden", "layers", "bidirectional", "pooling"})
     return RecurrentClassifier(embedding, classes, model.network, **shape, dropout=model.dropout, **settings.dropouts())
@@ -82,7 +86,13 @@ class SentenceClassifierTrainer(Trainer):
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import LengthStream
 
-        data = self.config.data
+        data, places = self.config.data, self.config.model.transformer.positions
+        if self.config.model.network == "transformer" and int(dataset.lengths.max()) > places:
+            longest = int(dataset.lengths.max())
+            raise ConfigError(
+                f"model.transformer.positions: expected at least {longest}, the tokens of the longest sentence, got "
+                f"{places}; raise it, or cut sentences with data.max_length={places}"
+            )
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
 
     def train_step(self, batch: Batch) -> Metrics:
@@ -122,6 +132,11 @@ class SentenceClassifierTrainer(Trainer):
         for number, row in enumerate(rows, start=1):
             if not row:
                 raise UserError(f"sentence {number}: expected words, got {texts[number - 1]!r}; leave it out")
+            if self.config.model.network == "transformer" and len(row) > self.config.model.transformer.positions:
+                raise UserError(
+                    f"sentence {number}: expected at most {self.config.model.transformer.positions} tokens, the places "
+                    f"that the model has, got {len(row)}; shorten it"
+                )
         order = torch.arange(len(rows))
         tokens, lengths = Ragged(rows).padded(order.numpy(), self._codec.special(PAD))
         return self._probabilities(tokens.to(self.device), lengths.to(self.device))

@@ -55,10 +55,19 @@ class TdnnConfig(Section):
         return self
 
 
+class EncoderConfig(Section):
+    """Of transformer; `model.embedding` is its width."""
+
+    layers: int = Field(2, ge=1, le=64)
+    heads: Size = 4
+    feedforward: Size = Field(512, description="hidden units of a block")
+    positions: Size = Field(256, description="longest sentence in tokens")
+
+
 class SentenceModelConfig(Section):
     """The network and what goes into it."""
 
-    network: Literal["text_cnn", "tdnn", "rnn", "lstm", "gru"] = "text_cnn"
+    network: Literal["text_cnn", "tdnn", "rnn", "lstm", "gru", "transformer"] = "text_cnn"
     embedding: Size = Field(300, description="numbers of a word's vector")
     channels: Literal["rand", "static", "non_static", "multichannel"] = Field(
         "rand", description="word vectors: learnt; given and fixed; given and tuned; both"
@@ -70,6 +79,16 @@ class SentenceModelConfig(Section):
     cnn: CnnConfig = Field(default_factory=CnnConfig)
     tdnn: TdnnConfig = Field(default_factory=TdnnConfig)
     recurrent: RecurrentConfig = Field(default_factory=RecurrentConfig)
+    transformer: EncoderConfig = Field(default_factory=EncoderConfig)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> SentenceModelConfig:
+        width = self.embedding * (2 if self.channels == "multichannel" else 1)
+        if self.network == "transformer" and width % self.transformer.heads:
+            raise ValueError(
+                f"transformer.heads: expected a divisor of the width {width}, got {self.transformer.heads}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _vectors_where_given(self) -> SentenceModelConfig:

@@ -8,6 +8,7 @@ import torch
 from genlab.models.recurrences import build_recurrent, rows_state, run_recurrent, state_rows, zero_state
 from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
+from genlab.models.transformer import TransformerClassifier
 from genlab.models.word_embedding import CHANNELS, WordEmbedding
 from genlab.word_vectors import WordVectors
 
@@ -23,10 +24,12 @@ def network(name: str) -> torch.nn.Module:
         "lstm": lambda: RecurrentClassifier(embedding, CLASSES, "lstm", 5, 2, pooling="max"),
         "gru": lambda: RecurrentClassifier(embedding, CLASSES, "gru", 5, 1, bidirectional=False, pooling="mean"),
     }
+    if name == "transformer":
+        return TransformerClassifier(embedding, CLASSES, 2, 2, 12, positions=20).eval()
     return made[name]().eval()
 
 
-NAMES = ("text_cnn", "tdnn", "rnn", "lstm", "gru")
+NAMES = ("text_cnn", "tdnn", "rnn", "lstm", "gru", "transformer")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,12 +26,13 @@ def accuracy(tmp_path, *overrides: str) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("network", "least"),
-    [("text_cnn", 0.85), ("tdnn", 0.9), ("lstm", 0.9), ("gru", 0.9), ("rnn", 0.85)],
+    [("text_cnn", 0.85), ("tdnn", 0.9), ("lstm", 0.9), ("gru", 0.9), ("rnn", 0.85), ("transformer", 0.82)],
 )
 def test_learns_judgements_in_which_not_and_but_turn_the_meaning(tmp_path, network, least):
     """Half of the test sentences are of either class; whoever only counts words stays near 0.75."""
     small = ["model.embedding=24", "model.dropout=0.1", "optimizer.lr=0.005", "data.batch_size=64"]
     small += ["model.cnn={kernel_sizes: [2, 3, 5], filters: 48}", "model.recurrent.hidden=32"]
+    small += ["model.transformer={layers: 1, heads: 4, feedforward: 48}"]
     small += ["model.tdnn={channels: [32, 32], kernel_sizes: [5, 5], dilations: [1, 2]}"]
     scores = accuracy(tmp_path, f"model.network={network}", *small)
     assert scores["test_accuracy"] >= least and scores["val_accuracy"] >= least - 0.04
@@ -111,9 +112,25 @@ def test_given_vectors_are_where_training_begins(tmp_path):
         train(load_config("sentence_classifier_tiny", [*overrides, "model.embedding=9"]), tmp_path / "s")
 
 
+def test_sentences_longer_than_the_places_are_refused():
+    small = ["model.network=transformer", "model.transformer={layers: 1, heads: 2, positions: 15}"]
+    config = load_config("sentence_classifier_tiny", small)
+    dataset = data.build(config.data)
+    trainer = ALGORITHMS.get("sentence_classifier")(config, DataSpec.of(dataset))
+    with pytest.raises(
+        ConfigError, match=r"positions: expected at least \d+, the tokens of the longest sentence, got 15"
+    ):
+        trainer.open_stream(dataset, seed=0)
+    with pytest.raises(
+        UserError, match="sentence 1: expected at most 15 tokens, the places that the model has, got 16"
+    ):
+        trainer.classify(["good " * 16])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("model={network: transformer, embedding: 10}", "expected a divisor of the width 10, got 4"),
         ("model.channels=static", r"channels=static: expected model\.vectors"),
         ("model.vectors=a.txt", r"vectors: expected model\.channels of static"),
         ("model.tdnn={channels: [3], kernel_sizes: [4], dilations: [1]}", "expected odd numbers"),

@@ -1,0 +1,52 @@
+"""BLEU of a translator's sentences by sacrebleu, imported at first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from genlab.errors import RunError
+from genlab.metrics.score import Score
+
+if TYPE_CHECKING:
+    from genlab.trainers.evaluation import EvaluationData
+
+AT_ONCE = 64
+
+
+def corpus_bleu(found: list[str], expected: list[str], lowercase: bool) -> tuple[float, str]:
+    """(BLEU from 0 to 100, sacrebleu's signature) of translations as a person writes them.
+
+    Raises:
+        RunError: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise RunError("BLEU: expected the package sacrebleu, got none; pip install 'genlab[text]'") from None
+    metric = BLEU(lowercase=lowercase)
+    value = metric.corpus_score(found, [expected]).score
+    return value, str(metric.get_signature())
+
+
+def bleu_scores(trainer: Any, data: EvaluationData, facts: dict[str, Any]) -> list[Score]:
+    """ "val_bleu" and "test_bleu" against the sentences of the files, not against their tokens.
+
+    Args:
+        trainer: has `translate`.
+        data: of the run; `samples` sentences of each part are translated at most, evenly spaced.
+        facts: what else the numbers depend on.
+    """
+    from genlab.data import evenly_spaced
+    from genlab.metrics.text_scores import scored_parts, source_facts
+
+    scores = []
+    for dataset in scored_parts(trainer, data):
+        pairs = [dataset.texts[row] for row in evenly_spaced(len(dataset), data.samples)]
+        found: list[str] = []
+        for at in range(0, len(pairs), AT_ONCE):
+            found += trainer.translate([source for source, _ in pairs[at : at + AT_ONCE]])
+            data.progress("translation", len(found), len(pairs))
+        value, signature = corpus_bleu(found, [target for _, target in pairs], data.config.data.lowercase)
+        protocol = {"real": source_facts(dataset, len(pairs)), "sacrebleu": signature, **facts}
+        scores.append(Score(f"{dataset.split}_bleu", value, None, protocol, lower_is_better=False))
+    return scores
