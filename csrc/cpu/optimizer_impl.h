@@ -82,8 +82,11 @@ GENLAB_INLINE void step_vector(
 
 template <typename T, OptimizerRule kRule>
 static void step_elements(
-    const OptimizerParams& p, const OptimizerTensor& t, const OptimizerFactors& f, int64_t begin, int64_t end) {
+    const OptimizerParams& params, const OptimizerTensor& tensor, const OptimizerFactors& f, int64_t begin, int64_t end) {
   using A = Accumulate<T>;
+  // Copies, which no store through a tensor's pointer can change: they stay in registers.
+  const OptimizerParams p = params;
+  const OptimizerTensor t = tensor;
   const auto c = optimizer_scalars<A>(p, f, t);
   int64_t at = begin;
   for (; at + kLanes<A> <= end; at += kLanes<A>) step_vector<T, kRule>(p, t, c, at, 0);

@@ -1,4 +1,4 @@
-"""genlab.optim's CUDA kernels: the CPU's values, captured steps, loss scales left on the device, bits that repeat."""
+"""genlab.optim's CUDA kernels: the CPU's values, captured steps, loss scales on the device, bits that repeat."""
 
 from __future__ import annotations
 
