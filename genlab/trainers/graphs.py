@@ -208,8 +208,11 @@ class StepGraphs:
         self._variants.clear()
         self._ready = False
 
-    def _plain(self, batches: Sequence[Batch], shares: dict[str, float] | dict[str, Tensor]) -> Metrics:
-        return self.trainer.take_step([self.trainer.to_device(batch) for batch in batches], shares)
+    def _plain(self, batches: Sequence[Batch], shares: dict[str, float]) -> Metrics:
+        weights: dict[str, Any] = dict(shares)
+        if self._ready:  # as a replay has them, so that it does not matter to a single bit which steps are replayed
+            weights = {name: torch.full((), share, device=self.trainer.device) for name, share in shares.items()}
+        return self.trainer.take_step([self.trainer.to_device(batch) for batch in batches], weights)
 
     def _uncaptured(self, why: Uncaptured, batches: Sequence[Batch], shares: dict[str, float]) -> Metrics:
         if self.mode == "on" and not why.passing:
