@@ -165,9 +165,9 @@ def test_gradients_that_are_not_wanted_are_left_out(library: Library, direct: bo
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "mask_and_dropout"])
 def test_every_legal_schedule_gives_the_same_bits(library: Library, extras: bool, dtype: torch.dtype) -> None:
     more = {"mask": "additive", "dropout": 0.2} if extras else {}
-    problem = Problem(queries=130, keys=100, heads=2, kv_heads=1, head_dim=24, causal=True, dtype=dtype, **more)
+    problem = Problem(queries=130, keys=70, heads=2, kv_heads=1, head_dim=24, causal=True, dtype=dtype, **more)
     results = []
-    for seed, early in [(1, False), (2, True), (3, False), (4, True)]:
+    for seed, early in [(1, False), (2, True), (3, False)]:
         library.configure(seed, early)
         results.append(problem.run(library))
     library.configure()
