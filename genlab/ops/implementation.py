@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import conv_matmul, measured, norm_tuning, shapes, tuning
+from genlab.ops import conv_matmul, measured, norm_tuning, recurrence_tuning, shapes, tuning
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -77,8 +77,7 @@ _LAYER_NORM_FUSED = "residual and relu in the same pass, bfloat16: 1.1-1.9x of t
 _FUSED = "native passes around the convolution that conv2d's own `auto` takes: 1.4-2.8x of torch's (Zen 4, one thread)"
 _FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
-_RECURRENCE = "torch's own network"
-_RECURRENCE_CUDA = "the native CUDA kernels have not been timed on a GPU; cuDNN"
+_RECURRENCE_DTYPES = (torch.float32, torch.bfloat16)
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 
 RULES = (
@@ -111,12 +110,20 @@ RULES = (
     Rule("layer_norm_act", "cpu", "native", _LAYER_NORM_FUSED, _NORM_DTYPES, norm_tuning.native_layer_norm_wins),
     Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
-    Rule("gru", "cpu", "torch", _RECURRENCE),
-    Rule("gru", "cuda", "torch", _RECURRENCE_CUDA),
-    Rule("lstm", "cpu", "torch", _RECURRENCE),
-    Rule("lstm", "cuda", "torch", _RECURRENCE_CUDA),
-    Rule("rnn", "cpu", "torch", _RECURRENCE),
-    Rule("rnn", "cuda", "torch", _RECURRENCE_CUDA),
+    Rule("gru", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
+    Rule("gru", "cpu", "native", recurrence_tuning.GRU_SUMMARY, _RECURRENCE_DTYPES, recurrence_tuning.native_wins),
+    Rule("gru", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
+    Rule("gru", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
+    Rule("lstm", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
+    Rule(
+        "lstm", "cpu", "native", recurrence_tuning.LSTM_SUMMARY, _RECURRENCE_DTYPES, recurrence_tuning.native_lstm_wins
+    ),
+    Rule("lstm", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
+    Rule("lstm", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
+    Rule("rnn", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
+    Rule("rnn", "cpu", "native", recurrence_tuning.RNN_SUMMARY, _RECURRENCE_DTYPES, recurrence_tuning.native_wins),
+    Rule("rnn", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
+    Rule("rnn", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
 )
 
 _RULES_OF = {

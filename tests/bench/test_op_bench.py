@@ -15,6 +15,7 @@ from genlab.bench.op import OpSettings, run_op_bench
 from genlab.bench.plot import plot_ops
 from genlab.errors import UserError
 
+RECURRENCES = ("gru", "lstm", "rnn")
 QUICKLY = {"shapes": "tiny", "rounds": 2, "seconds": 1e-4}
 
 
@@ -29,14 +30,16 @@ def test_every_op_has_rows_for_each_pass(result: dict) -> None:
         passes.setdefault(row["op"], set()).add(row["direction"])
     assert set(passes) == set(cases.OPS)
     convolution, norm = {"forward", "input gradient", "weight gradient"}, {"forward", "backward"}
-    assert all(found == (convolution if op.startswith("conv") else norm) for op, found in passes.items())
+    recurrence = {"forward", "forward and backward"}
+    for op, found in passes.items():
+        assert found == (convolution if op.startswith("conv") else recurrence if op in RECURRENCES else norm)
 
 
 def test_a_row_holds_ours_every_peer_the_roofline_and_the_error(result: dict) -> None:
     for row in result["rows"]:
         by_name = {variant["name"]: variant for variant in row["variants"]}
         peers = {name for name in by_name if not by_name[name]["ours"]}
-        layouts = {"contiguous"} if row["op"] == "layer_norm_act" else {"contiguous", "channels_last"}
+        layouts = {"contiguous"} if row["op"] in ("layer_norm_act", *RECURRENCES) else {"contiguous", "channels_last"}
         assert peers == {f"torch eager {layout}" for layout in layouts}
         for variant in row["variants"]:
             if variant["absent"]:

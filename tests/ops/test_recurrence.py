@@ -8,7 +8,7 @@ from helpers import LOW_PRECISION_FACTOR, Sample, check_compiles, check_op
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from genlab import _extension, ops
-from genlab.ops import implementation, recurrence_reference
+from genlab.ops import implementation, recurrence_reference, recurrence_tuning
 
 IMPLEMENTATIONS = ["torch", "reference", *(["native"] if _extension.available() else [])]
 native = pytest.mark.skipif(not _extension.available(), reason="genlab._C is not built")
@@ -327,6 +327,22 @@ def test_a_projection_runs_in_torch_and_says_so_where_native_is_asked_for():
     assert found[0].shape == (5, 3, 2) and found[2].shape == (1, 3, 6)
     with pytest.raises(NotImplementedError, match=r"no projection of the hidden state \(proj_size\)"):
         ops.lstm(X, None, params, impl="native")
+
+
+def test_auto_runs_natively_where_it_was_measured_to_win(monkeypatch):
+    monkeypatch.setattr(recurrence_tuning, "_HAS_AVX512", True)
+    monkeypatch.setattr(recurrence_tuning, "_HAS_BF16_PRODUCTS", True)
+    quicker = "native" if _extension.available() else "torch"
+    choose = lambda op, x, *of: implementation.choose(op, "auto", x, *of)  # noqa: E731
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(4, 2, 8, dtype=dtype)
+        assert choose("gru", x, 64, False, False) == choose("rnn", x, 64, False, True) == quicker
+        assert choose("lstm", x, 256, False, True) == choose("lstm", x, 64, True, False) == quicker
+        assert choose("lstm", x, 256, False, False) == choose("lstm", x, 128, False, True) == "torch"
+    x = X.double()
+    assert choose("gru", x, 64, True, False) == quicker and choose("gru", x, 64, False, True) == "torch"
+    monkeypatch.setattr(recurrence_tuning, "_HAS_AVX512", False)
+    assert choose("gru", X, 64, False, True) == "torch" and choose("gru", X, 64, True, True) == quicker
 
 
 def test_the_registry_names_every_row():
