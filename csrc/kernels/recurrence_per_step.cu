@@ -9,7 +9,8 @@ namespace recurrence {
 namespace {
 
 template <typename T>
-StepWorkspace<T> step_workspace(Pieces& pieces, int64_t gates, bool forward, int64_t batch, int64_t hidden, int64_t directions) {
+StepWorkspace<T> step_workspace(
+    Pieces& pieces, int64_t gates, bool forward, int64_t batch, int64_t hidden, int64_t directions) {
   const int64_t element = sizeof(T), states = directions * batch * hidden * static_cast<int64_t>(sizeof(float));
   StepWorkspace<T> w;
   w.depth = padded(hidden) * (forward ? 1 : gates);

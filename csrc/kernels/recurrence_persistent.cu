@@ -1,7 +1,7 @@
 // The persistent scan forward.
 #include "kernels/recurrence/persistent_float.h"
 #include "kernels/recurrence/persistent_launch.h"
-#include "kernels/recurrence/persistent_mma.h"
+#include "kernels/recurrence/persistent_mma_forward.h"
 #include "kernels/recurrence_scan.h"
 
 namespace genlab {

@@ -1,7 +1,7 @@
 // The persistent scan backward.
 #include "kernels/recurrence/persistent_float.h"
 #include "kernels/recurrence/persistent_launch.h"
-#include "kernels/recurrence/persistent_mma.h"
+#include "kernels/recurrence/persistent_mma_backward.h"
 #include "kernels/recurrence_scan.h"
 
 namespace genlab {

@@ -21,7 +21,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from genlab import _extension
-from genlab.ops import attention_tuning, conv_matmul, loss_tuning, measured, norm_tuning, shapes, tuning
+from genlab.ops import (
+    attention_tuning,
+    conv_matmul,
+    loss_tuning,
+    measured,
+    norm_tuning,
+    recurrence_tuning,
+    shapes,
+    tuning,
+)
 
 IMPLEMENTATIONS = ("auto", "native", "torch", "reference")
 
@@ -55,7 +64,10 @@ NOT_AUTOCAST = (
 )
 
 # Ops that `genlab bench tune` has no shape classes for: their microseconds are not spent on looking for one.
-UNMEASURED = ("cross_entropy", "gan_loss", "optimizer_step", "reparametrize_kl", "scaled_dot_product_attention")
+UNMEASURED = (
+    *("cross_entropy", "gan_loss", "gru", "lstm", "optimizer_step", "reparametrize_kl", "rnn"),
+    "scaled_dot_product_attention",
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,6 @@ _LAYER_NORM_FUSED = "residual and relu in the same pass, bfloat16: 1.1-1.9x of t
 _FUSED = "native passes around the convolution that conv2d's own `auto` takes: 1.4-2.8x of torch's (Zen 4, one thread)"
 _FUSED_HALF = "no native kernel; normalisation in float32, then torch's convolution"
 _FUSED_CUDA = "the fused CUDA kernels have not been timed on a GPU; normalisation, then cuDNN"
-_RECURRENCE = "torch's own network"
-_RECURRENCE_CUDA = "the native CUDA kernels have not been timed on a GPU; cuDNN"
 _STEP = "the step, the moving average, the bound and the clipping in one pass over memory for all parameters together"
 _STEP_TORCH = "torch's fused or foreach step, then the average and the bound"
 _STEP_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's fused or foreach step, then the average"
@@ -135,12 +145,6 @@ RULES = (
     Rule("layer_norm_act", "cpu", "native", _LAYER_NORM_FUSED, _NORM_DTYPES, norm_tuning.native_layer_norm_wins),
     Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
-    Rule("gru", "cpu", "torch", _RECURRENCE),
-    Rule("gru", "cuda", "torch", _RECURRENCE_CUDA),
-    Rule("lstm", "cpu", "torch", _RECURRENCE),
-    Rule("lstm", "cuda", "torch", _RECURRENCE_CUDA),
-    Rule("rnn", "cpu", "torch", _RECURRENCE),
-    Rule("rnn", "cuda", "torch", _RECURRENCE_CUDA),
     Rule("optimizer_step", "cpu", "native", _STEP, CPU_DTYPES),
     Rule("optimizer_step", "cpu", "torch", _STEP_TORCH),
     Rule("optimizer_step", "cuda", "torch", _STEP_CUDA),
@@ -156,6 +160,20 @@ RULES = (
     Rule("scaled_dot_product_attention", "cpu", "native", _ATTENTION, _ATTENTION_DTYPES, attention_tuning.native_wins),
     Rule("scaled_dot_product_attention", "cpu", "torch", _ATTENTION_TORCH),
     Rule("scaled_dot_product_attention", "cuda", "torch", _ATTENTION_CUDA),
+    Rule("gru", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
+    Rule("gru", "cpu", "native", recurrence_tuning.GRU_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_wins),
+    Rule("gru", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
+    Rule("gru", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
+    Rule("lstm", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
+    Rule(
+        "lstm", "cpu", "native", recurrence_tuning.LSTM_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_lstm_wins
+    ),
+    Rule("lstm", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
+    Rule("lstm", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
+    Rule("rnn", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
+    Rule("rnn", "cpu", "native", recurrence_tuning.RNN_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_wins),
+    Rule("rnn", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
+    Rule("rnn", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
 )
 
 _RULES_OF = {

@@ -156,8 +156,10 @@ def _choose(network: Network, data: Tensor, batch: int, layers: list[tuple[Weigh
         asked = "torch"
     if data.numel() == 0 or batch == 0:
         asked = "reference" if asked == "reference" else "torch"  # nothing to compute
+    tensors = (data, *(tensor for layer in layers for weights in layer for tensor in weights))
+    differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     hidden = layers[0][0].hh.shape[1]
-    chosen = implementation.choose(network.op, asked, data, hidden, batch, masked)
+    chosen = implementation.choose(network.op, asked, data, hidden, masked, differentiated)
     return "reference" if chosen == "torch" and (masked or any(network.zoneout)) else chosen
 
 

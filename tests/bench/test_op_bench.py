@@ -15,7 +15,9 @@ from genlab.bench.op import OpSettings, run_op_bench
 from genlab.bench.plot import plot_ops
 from genlab.errors import UserError
 
-FLAT = ("layer_norm_act", "cross_entropy", "gan_loss", "reparametrize_kl")  # no images
+RECURRENCES = ("gru", "lstm", "rnn")
+LOSSES = ("cross_entropy", "gan_loss", "reparametrize_kl")
+FLAT = ("layer_norm_act", "scaled_dot_product_attention", *LOSSES, *RECURRENCES)  # no images
 QUICKLY = {"shapes": "tiny", "rounds": 2, "seconds": 1e-4}
 
 
@@ -30,10 +32,11 @@ def test_every_op_has_rows_for_each_pass(result: dict) -> None:
         passes.setdefault(row["op"], set()).add(row["direction"])
     assert set(passes) == set(cases.OPS)
     convolution, norm = {"forward", "input gradient", "weight gradient"}, {"forward", "backward"}
-    loss = {"forward", "forward and backward"}
+    whole = {"forward", "forward and backward"}
     assert passes.pop("optimizer_step") == {"adam+ema", "adam+ema+clip", "rmsprop+clamp", "sgd"}
-    kinds = {op: convolution if op.startswith("conv") else norm if op.endswith("_act") else loss for op in passes}
-    assert passes == kinds
+    for op, found in passes.items():
+        one = whole if op in (*LOSSES, *RECURRENCES) else convolution if op.startswith("conv") else norm
+        assert found == one, op
 
 
 def test_a_row_holds_ours_every_peer_the_roofline_and_the_error(result: dict) -> None:

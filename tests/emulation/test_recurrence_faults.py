@@ -62,33 +62,34 @@ def one_wait_too_few(comment: str) -> tuple[str, str]:
     return wait.format(2) + rest, f"FAULT ? {wait.format(1)} : {wait.format(2)}" + rest
 
 
-MMA, OFFSET = "persistent_mma.h", "(row * p.directions + direction) * width * p.hidden"
+FORWARD, BACKWARD = "persistent_mma_forward.h", "persistent_mma_backward.h"
+OFFSET = "(row * p.directions + direction) * width * p.hidden"
 FAULTS = {
-    "one wait too few forward": Fault(MMA, *one_wait_too_few("the stage has landed and h'")),
-    "one wait too few backward": Fault(MMA, *one_wait_too_few("the gates' gradients are")),
-    "missing barrier forward": Fault(MMA, *barrier("the stage has landed and h'")),
-    "missing barrier backward": Fault(MMA, *barrier("the gates' gradients are")),
+    "one wait too few forward": Fault(FORWARD, *one_wait_too_few("the stage has landed and h'")),
+    "one wait too few backward": Fault(BACKWARD, *one_wait_too_few("the gates' gradients are")),
+    "missing barrier forward": Fault(FORWARD, *barrier("the stage has landed and h'")),
+    "missing barrier backward": Fault(BACKWARD, *barrier("the gates' gradients are")),
     "stage overwritten while read": Fault(
-        MMA, "load(index + kStages - 1);", "load(index + (FAULT ? kStages : kStages - 1));"
+        FORWARD, "load(index + kStages - 1);", "load(index + (FAULT ? kStages : kStages - 1));"
     ),
     "next state in the buffer that is read": Fault(
-        MMA, "T* const to = states + (index + 1) % 2", "T* const to = states + (index + (FAULT ? 0 : 1)) % 2"
+        FORWARD, "T* const to = states + (index + 1) % 2", "T* const to = states + (index + (FAULT ? 0 : 1)) % 2"
     ),
     "state changed past the end": Fault(
-        MMA, "n >= live) continue;  // a sequence", "n >= (FAULT ? kSequences : live)) continue;  // a sequence"
+        FORWARD, "n >= live) continue;  // a sequence", "n >= (FAULT ? kSequences : live)) continue;  // a sequence"
     ),
     "gradient changed past the end": Fault(
-        MMA,
+        BACKWARD,
         "if (mine.unit_of(c) >= hidden || mine.sequence_of(c) >= live) continue;",
         "if (mine.unit_of(c) >= hidden || (!FAULT && mine.sequence_of(c) >= live)) continue;",
     ),
     "late start finds no state": Fault(
-        MMA,
+        FORWARD,
         "to[0] = to[Shape::kStates] = narrow",
         "T nowhere;\n    to[0] = (FAULT ? nowhere : to[Shape::kStates]) = narrow",
     ),
     "mask left out of the gradient": Fault(
-        MMA, "grad[c].h += factor[c] * (", "grad[c].h += (FAULT ? 1 : factor[c]) * ("
+        BACKWARD, "grad[c].h += factor[c] * (", "grad[c].h += (FAULT ? 1 : factor[c]) * ("
     ),
     "tail of the weights not masked": Fault(
         "weights.h", "depth < p.hidden && row < p.hidden", "(FAULT || depth < p.hidden) && row < p.hidden"

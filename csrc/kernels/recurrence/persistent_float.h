@@ -25,7 +25,7 @@ GENLAB_DEVICE float sum_quarters(const float (&quarter)[kFloatSequences]) {
 // Where lane `part` of a unit reads its i-th four of the depth: the lanes' fours lie side by side.
 GENLAB_DEVICE int depth_of(int i, int part) { return i * 16 + part * 4; }
 
-// weight[g][i] = this lane's i-th four of gate g, from packed weights; offset(g, depth) of `unit`'s. Zeros beyond the last unit.
+// weight[g][i] = this lane's i-th four of gate g, at offset(g, depth) of packed weights. Zeros beyond the last unit.
 template <int kGates, int kFours, typename Offset>
 GENLAB_DEVICE void load_float_weights(
     Pack<float, 4> (&weight)[kGates][kFours], const float* packed, int64_t unit, int64_t width, Offset offset) {
