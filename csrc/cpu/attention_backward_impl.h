@@ -96,6 +96,7 @@ struct Backward {
   int64_t key_k, value_k;              // in kStep
   int64_t group, blocks;               // query heads of a key head; blocks of queries
   int64_t chunk;                       // keys of a chunk, in kStep
+  int64_t transposed;                  // row length of key_transposed, no power of two: rows must not share cache sets
   E *key_rows, *value_rows, *key_transposed;                         // of a chunk
   E *query_panels, *grad_panels, *query_packed, *grad_packed;        // of a block of queries
   E *weights, *score_rows, *score_pairs;                             // of a block of both
@@ -110,10 +111,11 @@ struct Backward {
     group = p.heads / p.kv_heads;
     blocks = ceil_blocks(p.queries, kQueryBlock);
     chunk = round_up(least(p.keys, kKeyChunk), 2);
+    transposed = chunk + 32;
     Arena arena{static_cast<char*>(scratch)};
     key_rows = arena.take<E>(chunk * key_k);
     value_rows = arena.take<E>(chunk * value_k);
-    key_transposed = arena.take<E>(p.head_dim * chunk);
+    key_transposed = arena.take<E>(p.head_dim * transposed);
     query_panels = arena.take<E>(kQueryBlock * key_k);
     grad_panels = arena.take<E>(kQueryBlock * value_k);
     query_packed = arena.take<E>(kQueryBlock * key_columns);
@@ -182,7 +184,7 @@ struct Backward {
     const T* const value = rows_of<T>(params.value, batch, kv_head) + first * params.value.row_stride;
     keys.key = left_rows<Op>(key, params.key.row_stride, count, p.head_dim, key_rows, &keys.key_stride);
     keys.value = left_rows<Op>(value, params.value.row_stride, count, p.value_dim, value_rows, &keys.value_stride);
-    transpose_rows<Op>(key, params.key.row_stride, count, p.head_dim, key_transposed, chunk);
+    transpose_rows<Op>(key, params.key.row_stride, count, p.head_dim, key_transposed, transposed);
     fill(grad_key, chunk * key_columns);
     fill(grad_value, chunk * value_columns);
     return keys;
@@ -299,7 +301,7 @@ struct Backward {
       if (k <= 0) continue;
       for (int64_t d = 0; d < p.head_dim; d += kTileRows) {
         multiply_tile_of<Op>(least(kTileRows, p.head_dim - d), width / kLanes<A>)(
-            key_transposed + d * chunk + first, chunk, right + c * Op::kStep, kQueryBlock * Op::kStep,
+            key_transposed + d * transposed + first, transposed, right + c * Op::kStep, kQueryBlock * Op::kStep,
             round_up(k, Op::kStep), sums + d * kQueryBlock + c, kQueryBlock, true);
       }
     }

@@ -296,9 +296,12 @@ static void pack_rows(const T* rows, int64_t stride, int64_t count, int64_t colu
 template <typename Op, typename T>
 static void transpose_rows(
     const T* rows, int64_t row_stride, int64_t count, int64_t columns, typename Op::E* to, int64_t stride) {
-  for (int64_t r = 0; r < stride; ++r) {
+  constexpr int64_t kBlock = 32;  // rows whose lines stay in the first cache
+  for (int64_t first = 0; first < stride; first += kBlock) {
+    const int64_t end = least(first + kBlock, stride), there = most(first, least(end, count));
     for (int64_t c = 0; c < columns; ++c) {
-      to[c * stride + r] = r < count ? Op::element(rows[r * row_stride + c]) : typename Op::E{};
+      for (int64_t r = first; r < there; ++r) to[c * stride + r] = Op::element(rows[r * row_stride + c]);
+      for (int64_t r = there; r < end; ++r) to[c * stride + r] = typename Op::E{};
     }
   }
 }
