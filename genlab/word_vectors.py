@@ -1,4 +1,4 @@
-"""Word vectors: of a word2vec run or a text file, their nearest words and analogies, and their use in other models."""
+"""Word vectors in text files: their nearest words and analogies, and their use in other models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genlab.errors import CheckpointError, DataError, UserError
+from genlab.errors import DataError, UserError
 from genlab.registry import nearest
-
-TEXT_SUFFIXES = (".txt", ".vec", ".gz")
 
 
 @dataclass(frozen=True)
@@ -85,26 +83,12 @@ class WordVectors:
 
 
 def load_vectors(path: Path) -> WordVectors:
-    """The vectors of a word2vec run or checkpoint, or of a text file as word2vec, GloVe and fastText write them.
+    """The vectors in a text file as word2vec, GloVe and fastText write them, plain or gzipped.
 
     Raises:
-        UserError: neither, or lines that are no vectors of one length; names the line.
+        DataError: no such file, or lines that are no vectors of one length; names the line.
     """
     path = path.expanduser()
-    if path.suffix in TEXT_SUFFIXES and path.is_file():
-        return _read_text(path)
-    from genlab.checkpoint import load_bundle
-
-    bundle = load_bundle(path)
-    if not hasattr(bundle.trainer, "word_vectors"):
-        raise CheckpointError(
-            f"{path}: expected a run of algorithm word2vec or a text file of vectors ({', '.join(TEXT_SUFFIXES)}), "
-            f"got a run of {bundle.config.algorithm}"
-        )
-    return bundle.trainer.word_vectors()
-
-
-def _read_text(path: Path) -> WordVectors:
     words: dict[str, None] = {}
     rows: list[list[float]] = []
     try:

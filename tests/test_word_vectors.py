@@ -55,6 +55,11 @@ def test_files_that_hold_no_vectors_are_refused(tmp_path, content, message):
         load_vectors(path)
 
 
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="none.txt: not a text file of word vectors .*No such file"):
+        load_vectors(tmp_path / "none.txt")
+
+
 def test_tokens_without_a_vector_are_told_apart():
     rows, known = VECTORS.rows_for(["pear", "queen"])
     assert known.tolist() == [False, True]

@@ -71,6 +71,14 @@ def evaluate(
             metavar="CLASS=SHARE",
         ),
     ] = None,
+    segmenter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a pix2pix that makes photographs of label maps: a run of algorithm segmentation that finds the "
+            "labels in them again (FCN score).",
+            metavar="RUN",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,
@@ -83,6 +91,8 @@ def evaluate(
     names = parse_metrics(metrics, own=True) if metrics is not None else None
     model = open_model(checkpoint, which, weights, device)
     algorithm = model.config.algorithm
+    if segmenter is not None and algorithm != "pix2pix":
+        raise UserError(f"--segmenter: expected a model of algorithm pix2pix, got one of {algorithm}")
     if is_classifier(model):
         refuse_of_samples(names, extractor, samples)
         _evaluate_classes(model, split, prevalence or [], as_json)
@@ -103,9 +113,11 @@ def evaluate(
             samples=samples,
             split=split,
             seed=seed,
-            facts={"checkpoint": model.path.name, "step": model.step, "weights": model.weights},
+            facts=checkpoint_facts(model),
             progress=progress,
         )
+        if segmenter is not None:
+            scores += _fcn_scores(model, segmenter, samples, seed, progress)
     if not scores:
         asked = "--metrics" if names else "evaluate.metrics of the run"
         raise UserError(
@@ -115,6 +127,25 @@ def evaluate(
     print_scores(scores, as_json)
     if written is not None and not as_json:
         print(f"written to {written}")
+
+
+def checkpoint_facts(model: Bundle) -> dict[str, Any]:
+    """What a protocol says of the weights that were judged."""
+    return {"checkpoint": model.path.name, "step": model.step, "weights": model.weights}
+
+
+def _fcn_scores(model: Bundle, segmenter: Path, samples: int | None, seed: int, progress: Any) -> list[Any]:
+    from dataclasses import replace
+
+    from genlab.checkpoint import load_bundle
+    from genlab.segmentation_scores import fcn_scores
+    from genlab.trainers.evaluation import EvaluationData
+
+    device = model.trainer.device
+    judge = load_bundle(segmenter, device=device)
+    data = EvaluationData(model.config, device, samples or model.config.evaluate.samples, seed, progress)
+    found = fcn_scores(model.trainer, judge, data)
+    return [replace(score, protocol={**score.protocol, **checkpoint_facts(model)}) for score in found]
 
 
 def is_classifier(model: Bundle) -> bool:

@@ -24,6 +24,7 @@ from genlab.models.patchgan import PatchDiscriminator
 from genlab.models.progressive import ProgressiveDiscriminator, ProgressiveGenerator
 from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.resnet import ResNet
+from genlab.models.segmentation_unet import SegmentationUnet
 from genlab.models.sgan import SganConvGenerator, SganDiscriminator, SganMlpGenerator
 from genlab.models.unet import UnetGenerator
 from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
@@ -72,3 +73,4 @@ MODELS.register("mobilenet_v2")(MobileNetV2)
 MODELS.register("context")(ContextNet)
 MODELS.register("vision_transformer")(VisionTransformer)
 MODELS.register("recurrent_classifier")(RecurrentClassifier)
+MODELS.register("segmentation_unet")(SegmentationUnet)

@@ -18,6 +18,7 @@ from genlab.trainers.infogan import InfoGanTrainer
 from genlab.trainers.language_model import LanguageModelTrainer
 from genlab.trainers.pix2pix import Pix2PixTrainer
 from genlab.trainers.progressive import ProgressiveTrainer
+from genlab.trainers.segmentation import SegmentationTrainer
 from genlab.trainers.sentence_classifier import SentenceClassifierTrainer
 from genlab.trainers.seq2seq import Seq2SeqTrainer
 from genlab.trainers.sgan import SganTrainer
@@ -39,6 +40,7 @@ ALGORITHMS.register("infogan")(InfoGanTrainer)
 ALGORITHMS.register("language_model")(LanguageModelTrainer)
 ALGORITHMS.register("pix2pix")(Pix2PixTrainer)
 ALGORITHMS.register("progressive")(ProgressiveTrainer)
+ALGORITHMS.register("segmentation")(SegmentationTrainer)
 ALGORITHMS.register("sentence_classifier")(SentenceClassifierTrainer)
 ALGORITHMS.register("seq2seq")(Seq2SeqTrainer)
 ALGORITHMS.register("sgan")(SganTrainer)

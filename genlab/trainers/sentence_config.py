@@ -72,7 +72,9 @@ class SentenceModelConfig(Section):
     channels: Literal["rand", "static", "non_static", "multichannel"] = Field(
         "rand", description="word vectors: learnt; given and fixed; given and tuned; both"
     )
-    vectors: Path | None = Field(None, description="word2vec run, or text file of vectors (.txt, .vec, .gz)")
+    vectors: Path | None = Field(
+        None, description="text file of vectors as word2vec, GloVe, fastText write, or .gz of one"
+    )
     dropout: Probability = 0.5
     word_dropout: Probability = Field(0.0, description="share of the words taken for unknown while training")
     max_norm: float | None = Field(None, gt=0, description="longest row of the last layer; Kim: 3")
