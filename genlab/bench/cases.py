@@ -37,6 +37,7 @@ class Case:
         flops: of the direct algorithm.
         values: read and written once each, the least that has to move.
         layer: of a convolution.
+        slack: the error that is let pass, over the dtype's own.
     """
 
     op: str
@@ -51,6 +52,7 @@ class Case:
     flops: float
     values: float
     layer: Conv | None = None
+    slack: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def _recurrence(layer: recurrent_cases.Recurrence) -> list[Case]:
             (),
             part.flops,
             part.values,
+            slack=recurrent_cases.SLACK,
         )
         for part in recurrent_cases.parts(layer)
     ]
