@@ -46,6 +46,7 @@ class Case:
         whole: a gradient is timed with its forward pass, from a gradient of 1, as a loss is used.
         peers: what else a user of torch may write, by name.
         images: whether 4-dimensional tensors are images, which may lie in channels_last memory.
+        slack: the error that is let pass, over the dtype's own.
     """
 
     op: str
@@ -64,6 +65,7 @@ class Case:
     whole: bool = False
     peers: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     images: bool = True
+    slack: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ def _recurrence(layer: recurrent_cases.Recurrence) -> list[Case]:
             (),
             part.flops,
             part.values,
+            slack=recurrent_cases.SLACK,
         )
         for part in recurrent_cases.parts(layer)
     ]

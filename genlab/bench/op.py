@@ -162,7 +162,7 @@ def measure_case(case: Case, settings: OpSettings, load: ForeignLoad | None = No
     kind = torch.device(settings.device).type
     masters = contenders.make_masters(case, settings.dtype, settings.seed)
     exact = contenders.reference(case, masters, settings.dtype, settings.seed, settings.device)
-    copies = _copies(case, settings)
+    copies, allowed = _copies(case, settings), TOLERANCE[settings.dtype] * case.slack
     ready: dict[str, Rotation] = {}
     entries: dict[str, dict[str, Any]] = {}
     for variant in contenders.variants_of(case, masters, settings.dtype, settings.compiled):
@@ -171,7 +171,7 @@ def measure_case(case: Case, settings: OpSettings, load: ForeignLoad | None = No
             rotation = contenders.prepare(
                 case, variant, masters, settings.dtype, settings.device, settings.seed, copies
             )
-            _check(entry, rotation, exact, settings.dtype)
+            _check(entry, rotation, exact, allowed)
         except (RuntimeError, NotImplementedError, TypeError) as error:
             entry["absent"] = str(error).splitlines()[0][:300]
             continue
@@ -184,7 +184,7 @@ def measure_case(case: Case, settings: OpSettings, load: ForeignLoad | None = No
     calls = {(mode, name): call for mode, found in modes.items() for name, call in found.items()}
     measured = alternate(calls, rounds=settings.rounds, seconds=settings.seconds, device=kind, load=load)  # type: ignore[arg-type]
     for name, rotation in ready.items():
-        _check(entries[name], rotation, exact, settings.dtype)
+        _check(entries[name], rotation, exact, allowed)
     return [
         summarize_row(case, settings, mode, {name: dict(entry) for name, entry in entries.items()}, measured, copies)
         for mode in modes
@@ -240,12 +240,12 @@ def _new_entry(variant: Variant) -> dict[str, Any]:
     }
 
 
-def _check(entry: dict[str, Any], rotation: Rotation, exact: list[torch.Tensor], dtype: str) -> None:
+def _check(entry: dict[str, Any], rotation: Rotation, exact: list[torch.Tensor], allowed: float) -> None:
     """Puts the error of every copy's results into the entry, and a refusal where it is too large."""
     error = max(contenders.error_of(call(), exact) for call in rotation.calls)
     entry["error"] = max(error, entry["error"] or 0.0)
-    if not entry["error"] <= TOLERANCE[dtype]:
-        entry["refused"] = f"error {entry['error']:.2g} against float64 exceeds {TOLERANCE[dtype]:g}"
+    if not entry["error"] <= allowed:
+        entry["refused"] = f"error {entry['error']:.2g} against float64 exceeds {allowed:g}"
 
 
 def _captured(ready: dict[str, Rotation], entries: dict[str, dict[str, Any]]) -> dict[str, Callable[[], object]]:

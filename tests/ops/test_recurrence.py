@@ -112,7 +112,7 @@ def test_the_registered_ops_pass_opcheck(cell, batch_sizes):
     grads = torch.randn_like(output), torch.randn_like(h_n), torch.randn_like(c_n) if cell == "lstm" else None
     wanted = [t is not None for t in tensors]
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    if batch_sizes is None and cell == "rnn":  # one cell is enough; with lengths there is none
+    if batch_sizes is None and cell == "rnn":  # tracing one second derivative is enough; lengths cannot be
         checks.append("test_aot_dispatch_dynamic")
     arguments = (*grads, *tensors, sizes, mask, output, gates, kept, name, wanted)
     torch.library.opcheck(namespace.recurrence_backward, arguments, test_utils=checks)
