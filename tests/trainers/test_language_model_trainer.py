@@ -121,6 +121,14 @@ def test_generate_prints_the_same_text_for_the_same_seed_and_refuses_in_one_line
         assert message in error and error.count("\n") == 1
 
 
+def test_the_report_shows_what_was_written_with_its_marks_escaped(run):
+    from genlab.report import write_report
+
+    (run / "samples" / "step_00000004.txt").write_text("a <b> of old\n")
+    page = write_report(run).read_text()
+    assert "<h2>Written</h2>" in page and "a &lt;b&gt; of old" in page and "step 8" in page
+
+
 def test_generate_refuses_a_model_of_pictures(tmp_path, capsys):
     from genlab.cli import main
 
