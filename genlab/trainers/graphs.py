@@ -243,7 +243,8 @@ class StepGraphs:
             {name: value.clone() for name, value in trainer.to_device(batch).items()} for batch in batches
         ]
         variant.noise = [torch.zeros(shape, dtype=dtype, device=device) for _, shape, dtype in variant.draws]
-        variant.shares = {name: torch.zeros((), device=device) for name in shares}
+        # In double precision, as the optimiser takes a number: a rounded one would give other bits.
+        variant.shares = {name: torch.zeros((), dtype=torch.float64, device=device) for name in shares}
         before = trainer.noise.generator.get_state()
         given = iter(variant.noise)
 
