@@ -38,7 +38,10 @@ def native_wins(input: Tensor, hidden: int, masked: bool, differentiated: bool) 
 
 def native_lstm_wins(input: Tensor, hidden: int, masked: bool, differentiated: bool) -> bool:
     """Whether the native LSTM is the quicker one."""
-    return native_wins(input, hidden, masked, differentiated) and differentiated and hidden >= LEAST_LSTM_UNITS
+    if not (differentiated and native_wins(input, hidden, masked, differentiated)):
+        return False
+    # torch.compile cannot trace the gradient of oneDNN's LSTM (torch 2.14: an assertion about what it saves).
+    return hidden >= LEAST_LSTM_UNITS or torch.compiler.is_compiling()
 
 
 def is_masked(input: Tensor, hidden: int, masked: bool, differentiated: bool) -> bool:

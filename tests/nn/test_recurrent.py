@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from genlab import _extension
 from genlab import nn as lab
 
 TWINS = {"rnn": (nn.RNN, lab.RNN), "lstm": (nn.LSTM, lab.LSTM), "gru": (nn.GRU, lab.GRU)}
@@ -181,6 +182,16 @@ def test_refuses_its_own_options_with_a_sentence():
         lab.GRU(4, 6, proj_size=2)
     with pytest.raises(ValueError, match="expected impl to be one of"):
         lab.GRU(4, 6, impl="mine")
+
+
+@pytest.mark.skipif(not _extension.available(), reason="genlab._C is not built")
+@pytest.mark.parametrize("kind", TWINS)
+def test_compiles_as_a_whole(kind):
+    _, module = pair(kind)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=False)
+    input = torch.randn(3, 2, 4)
+    close(results(compiled, input), results(module, input))
 
 
 def test_warns_of_nothing():
