@@ -26,6 +26,7 @@ from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.resnet import ResNet
 from genlab.models.segmentation_unet import SegmentationUnet
 from genlab.models.sgan import SganConvGenerator, SganDiscriminator, SganMlpGenerator
+from genlab.models.transformer import TransformerClassifier
 from genlab.models.unet import UnetGenerator
 from genlab.models.vae import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from genlab.models.vgg import AlexNet, Vgg
@@ -74,3 +75,4 @@ MODELS.register("context")(ContextNet)
 MODELS.register("vision_transformer")(VisionTransformer)
 MODELS.register("recurrent_classifier")(RecurrentClassifier)
 MODELS.register("segmentation_unet")(SegmentationUnet)
+MODELS.register("transformer_classifier")(TransformerClassifier)

@@ -29,7 +29,7 @@ SMALL_BELOW = 64  # pixels; the large forms would leave less than 2x2 of such a 
 class ClassifierModelConfig(Section):
     """Which network classifies, its form, and what is put into it; each network uses the sizes that it has."""
 
-    network: str = Field("small_cnn", description="lenet5, small_cnn, alexnet, vgg16, resnet18, vit_cifar, ...")
+    network: str = Field("small_cnn", description="lenet5, small_cnn, alexnet, vgg16, googlenet, resnet18, vit_cifar")
     form: Literal["auto", "large", "small"] = Field(
         "auto", description="small: the stem for 32 px; auto: small below 64 px"
     )
