@@ -203,7 +203,7 @@ def _measure_steps(
 
     def check(name: str) -> None:
         fresh = [t.to(device) for t in masters]
-        _check(entries[name], Rotation([lambda: [optimizers.one_step(kind, name, *fresh)]]), exact, "fp32")
+        _check(entries[name], Rotation([lambda: [optimizers.one_step(kind, name, *fresh)]]), exact, TOLERANCE["fp32"])
 
     for name, entry in entries.items():
         try:
