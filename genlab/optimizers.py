@@ -37,7 +37,6 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     *,
-    max_norm: float | None = None,
     bound: float | None = None,
     average: WeightAverage | None = None,
 ) -> None:
@@ -47,14 +46,12 @@ def take_step(
     infinity, the weights stay, and are averaged once more.
 
     Args:
-        optimizer: of `build_optimizer`.
+        optimizer: of `build_optimizer`; its groups' "max_grad_norm" clips their common norm.
         scaler: that the loss was scaled by.
-        max_norm: greatest common norm of the gradients; None for the groups' own "max_grad_norm".
         bound: every weight is clipped to [-bound, bound].
         average: of some or all of the weights.
     """
-    if max_norm is None:
-        max_norm = optimizer.param_groups[0].get("max_grad_norm")
+    max_norm = optimizer.param_groups[0].get("max_grad_norm")
     if isinstance(optimizer, FusedStep):
         scaler.step(optimizer, max_norm=max_norm, bound=bound, average=average)
         return

@@ -267,11 +267,6 @@ class Trainer:
         return None
 
     @property
-    def gradient_limit(self) -> float | None:
-        """Longest gradient (2-norm over an optimiser's parameters) that is not shortened to this; None: none is."""
-        return None
-
-    @property
     def batches_per_step(self) -> int:
         """Batches that the next `train_step` takes; may depend on `step`."""
         return 1
@@ -362,7 +357,7 @@ class Trainer:
         if self.watches_gradients:
             self.gradient_norms[name] = gradient_norm(self._trainable[name]) / scaler.get_scale()
         bound, average = self.weight_bound(name), self._average_after(name)
-        take_step(optimizer, scaler, max_norm=self.gradient_limit, bound=bound, average=average)
+        take_step(optimizer, scaler, bound=bound, average=average)
         scaler.update()
 
     def _networks_of(self, optimizer: torch.optim.Optimizer) -> list[str]:

@@ -46,8 +46,7 @@ class ForecasterConfig(RunConfig):
 
     data: TextDataConfig = Field(default_factory=lambda: TextDataConfig(name="mackey_glass"))
     model: ForecasterModelConfig = Field(default_factory=ForecasterModelConfig)
-    optimizer: AdamConfig = Field(default_factory=AdamConfig)
-    gradient_limit: float | None = Field(1.0, gt=0, description="longest gradient; longer ones are shortened")
+    optimizer: AdamConfig = Field(default_factory=lambda: AdamConfig(max_grad_norm=1.0))
 
 
 class ForecasterTrainer(Trainer):
@@ -58,10 +57,6 @@ class ForecasterTrainer(Trainer):
     data_kinds = ("series",)
     draws_samples = False
     own_score_names = ("val_nrmse", "test_nrmse", "test_nrmse_persistence")
-
-    @property
-    def gradient_limit(self) -> float | None:
-        return self.config.gradient_limit
 
     def build_networks(self) -> dict[str, nn.Module]:
         model, variables = self.config.model, self.data.shape[0]

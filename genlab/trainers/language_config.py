@@ -77,8 +77,7 @@ class LanguageConfig(RunConfig):
 
     data: TextDataConfig = Field(default_factory=lambda: TextDataConfig(name="small_stories"))
     model: LanguageModelConfig = Field(default_factory=LanguageModelConfig)
-    optimizer: AdamConfig = Field(default_factory=AdamConfig)
-    gradient_limit: float | None = Field(1.0, gt=0, description="longest gradient; longer ones are shortened")
+    optimizer: AdamConfig = Field(default_factory=lambda: AdamConfig(max_grad_norm=1.0))
     sample_tokens: int = Field(200, ge=1, le=100_000, description="tokens of each text among the samples")
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
     repeat: draw rows of tokens x_1 ... x_{T+1}; recurrent networks go on from the state that the row's last ones left,
             through which no gradient flows (truncated backpropagation through time)
-            g = gradient of the mean of -log p(x_{t+1} | x_1 ... x_t), shortened to `gradient_limit`
+            g = gradient of the mean of -log p(x_{t+1} | x_1 ... x_t), shortened to `optimizer.max_grad_norm`
             w <- optimiser(w, g)
 
 Networks: recurrent (Mikolov et al. 2010), feed-forward (Bengio et al. 2003), Transformer (Radford et al. 2019).
@@ -66,10 +66,6 @@ class LanguageModelTrainer(Trainer):
     data_kinds = ("text",)
     draws_samples = False
     own_score_names = ("val_nats_per_token", "test_nats_per_token", "val_perplexity", "test_perplexity")
-
-    @property
-    def gradient_limit(self) -> float | None:
-        return self.config.gradient_limit
 
     @property
     def stateful(self) -> bool:

@@ -62,10 +62,6 @@ class SentenceClassifierTrainer(Trainer):
         """What the words are to the model."""
         return TextCodec.from_dict(self.data.codecs["tokens"])
 
-    @property
-    def gradient_limit(self) -> float | None:
-        return self.config.gradient_limit
-
     def build_networks(self) -> dict[str, nn.Module]:
         self._codec = self.codec
         return {"classifier": build_sentence_network(self.config.model, self._codec, self.data.num_classes)}

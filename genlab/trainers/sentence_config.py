@@ -109,5 +109,4 @@ class SentenceConfig(RunConfig):
     data: TextDataConfig = Field(default_factory=TextDataConfig)
     model: SentenceModelConfig = Field(default_factory=SentenceModelConfig)
     optimizer: AdamConfig = Field(default_factory=AdamConfig)
-    gradient_limit: float | None = Field(None, gt=0, description="longest gradient; longer ones are shortened")
     label_smoothing: Probability = 0.0

@@ -52,10 +52,6 @@ class Seq2SeqTrainer(Trainer):
     draws_samples = False
     own_score_names = ("val_bleu", "test_bleu")
 
-    @property
-    def gradient_limit(self) -> float | None:
-        return self.config.gradient_limit
-
     def build_networks(self) -> dict[str, nn.Module]:
         codecs = self.data.codecs or {}
         self.source, self.target = (TextCodec.from_dict(codecs[key]) for key in ("source", "target"))

@@ -54,7 +54,6 @@ class Seq2SeqConfig(RunConfig):
 
     data: TextDataConfig = Field(default_factory=lambda: TextDataConfig(name="small_pairs"))
     model: Seq2SeqModelConfig = Field(default_factory=Seq2SeqModelConfig)
-    optimizer: AdamConfig = Field(default_factory=AdamConfig)
+    optimizer: AdamConfig = Field(default_factory=lambda: AdamConfig(max_grad_norm=1.0))
     decoding: DecodingConfig = Field(default_factory=DecodingConfig)
     label_smoothing: Probability = Field(0.0, description="Vaswani et al.: 0.1")
-    gradient_limit: float | None = Field(1.0, gt=0, description="longest gradient; longer ones are shortened")

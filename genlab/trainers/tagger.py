@@ -50,8 +50,7 @@ class TaggerConfig(RunConfig):
 
     data: TextDataConfig = Field(default_factory=lambda: TextDataConfig(name="small_tags"))
     model: TaggerModelConfig = Field(default_factory=TaggerModelConfig)
-    optimizer: AdamConfig = Field(default_factory=AdamConfig)
-    gradient_limit: float | None = Field(5.0, gt=0, description="longest gradient; longer ones are shortened")
+    optimizer: AdamConfig = Field(default_factory=lambda: AdamConfig(max_grad_norm=5.0))
 
 
 class TaggerTrainer(Trainer):
@@ -62,10 +61,6 @@ class TaggerTrainer(Trainer):
     data_kinds = ("tagged",)
     draws_samples = False
     own_score_names = ("val_accuracy", "test_accuracy")
-
-    @property
-    def gradient_limit(self) -> float | None:
-        return self.config.gradient_limit
 
     def build_networks(self) -> dict[str, nn.Module]:
         self.codec = TextCodec.from_dict((self.data.codecs or {})["tokens"])

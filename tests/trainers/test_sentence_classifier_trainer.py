@@ -75,7 +75,7 @@ def test_the_last_layers_rows_are_never_longer_than_max_norm():
 def test_gradients_are_shortened_to_the_limit():
     norms = []
     for limit in ("null", "1e-3"):
-        config = load_config("sentence_classifier_tiny", [f"gradient_limit={limit}", "optimizer.name=sgd"])
+        config = load_config("sentence_classifier_tiny", [f"optimizer.max_grad_norm={limit}", "optimizer.name=sgd"])
         dataset = data.build(config.data)
         trainer = ALGORITHMS.get("sentence_classifier")(config, DataSpec.of(dataset))
         before = [p.detach().clone() for p in trainer.networks["classifier"].parameters()]
