@@ -211,7 +211,10 @@ class StepGraphs:
     def _plain(self, batches: Sequence[Batch], shares: dict[str, float]) -> Metrics:
         weights: dict[str, Any] = dict(shares)
         if self._ready:  # as a replay has them, so that it does not matter to a single bit which steps are replayed
-            weights = {name: torch.full((), share, device=self.trainer.device) for name, share in shares.items()}
+            device = self.trainer.device
+            weights = {
+                name: torch.full((), share, dtype=torch.float64, device=device) for name, share in shares.items()
+            }
         return self.trainer.take_step([self.trainer.to_device(batch) for batch in batches], weights)
 
     def _uncaptured(self, why: Uncaptured, batches: Sequence[Batch], shares: dict[str, float]) -> Metrics:
