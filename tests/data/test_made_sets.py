@@ -78,8 +78,9 @@ def test_made_sets_are_the_same_every_time_and_differ_between_splits(name):
 @pytest.mark.parametrize("name", MADE)
 def test_a_sample_alone_is_the_sample_in_its_batch(name):
     dataset = made(name)
-    batch = dataset.fetch(np.array([3, 900]))
-    for row, index in enumerate((3, 900)):
+    indices = (3, min(900, len(dataset) - 1))
+    batch = dataset.fetch(np.array(indices))
+    for row, index in enumerate(indices):
         for key, value in dataset[index].items():
             alone, padded = torch.as_tensor(value), batch[key][row]
             length = alone.shape[0] if alone.dim() else None  # sentences are filled up with zeros in a batch

@@ -339,7 +339,8 @@ def test_auto_runs_natively_where_it_was_measured_to_win(monkeypatch):
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(4, 2, 8, dtype=dtype)
         assert choose("gru", x, 64, False, False) == choose("rnn", x, 64, False, True) == quicker
-        assert choose("lstm", x, 256, False, True) == choose("lstm", x, 64, True, False) == quicker
+        assert choose("lstm", x, 64, True, False) == quicker
+        assert choose("lstm", x, 256, False, True) == (quicker if dtype == torch.bfloat16 else "torch")
         assert choose("lstm", x, 256, False, False) == choose("lstm", x, 128, False, True) == "torch"
     x = X.double()
     assert choose("gru", x, 64, True, False) == quicker and choose("gru", x, 64, False, True) == "torch"
