@@ -65,14 +65,21 @@ def feature_maps(network: nn.Module, image: Tensor, most: int = MOST_MAPS) -> di
         most: maps of a layer.
 
     Returns:
-        layer's name -> (K, 1, h, w) in [-1, 1], each map stretched to its own range.
+        layer's name -> (K, 1, h, w) in [-1, 1], each map stretched to its own range; maps of a single pixel to that of
+        all of them.
     """
     layers = stages(network)
     names = list(layers)
     chosen = [names[i] for i in sorted({round(k * (len(names) - 1) / 3) for k in range(4)})] if names else []
     with capturing({name: layers[name] for name in chosen}) as found, torch.no_grad():
         network(image)
-    return {name: stretched(found[name].float()[0, :most, None]) for name in chosen}
+    maps = {name: found[name].float()[0, :most, None] for name in chosen}
+    return {name: stretched_together(m) if m[0].numel() == 1 else stretched(m) for name, m in maps.items()}
+
+
+def stretched_together(maps: Tensor) -> Tensor:
+    """(N, C, h, w) from the least to the largest value of all onto [-1, 1]."""
+    return stretched(maps[None].flatten(1, 2)).view_as(maps)
 
 
 def stretched(maps: Tensor) -> Tensor:

@@ -103,3 +103,8 @@ def test_clusters_lie_apart_in_the_plane_and_one_seed_gives_one_picture():
     assert torch.equal(*pictures)
     with pytest.raises(UserError, match="t-SNE: expected at least 5 images, got 4"):
         explaining.tsne_plane(codes[:4])
+
+
+def test_maps_of_one_pixel_are_stretched_together():
+    found = explaining.stretched_together(torch.tensor([1.0, 3.0, 2.0])[:, None, None, None])
+    assert found.flatten().tolist() == [-1, 1, 0] and found.shape == (3, 1, 1, 1)
