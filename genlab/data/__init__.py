@@ -7,9 +7,11 @@ imported below.
 """
 
 from genlab.data import (  # noqa: F401  (fills the catalogue)
+    caption_files,
     cifar,
     digits,
     drawn,
+    drawn_captions,
     folders,
     idx,
     large_sets,
