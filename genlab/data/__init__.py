@@ -18,7 +18,7 @@ from genlab.data import (  # noqa: F401  (fills the catalogue)
     pairs,
     points,
     text_corpora,
-    text_documents,
+    text_document_sets,
     text_pairs,
     text_sets,
 )

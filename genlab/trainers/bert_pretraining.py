@@ -107,7 +107,7 @@ class BertPretrainingTrainer(Trainer):
         Raises:
             UserError: no [MASK], or a text longer than the model's places.
         """
-        from genlab.data.text_documents import encode_sentence
+        from genlab.data.text_document_sets import encode_sentence
 
         if MARK not in text:
             raise UserError(f"text: expected {MARK} where a word is to be told, got none in {text[:80]!r}")
