@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from genlab.config import RunConfig, Section, TrainConfig
-from genlab.models.bert import SIZES
+from genlab.models.bert import SIZES, Bert
 from genlab.text_config import TextDataConfig
 from genlab.trainers.sizes import Probability, Size
 from genlab.trainers.stack import AdamConfig
@@ -27,6 +27,7 @@ class BertConfig(Section):
     heads: Size | None = Field(None, description="null: one for every 64 of the width")
     feedforward: Size | None = Field(None, description="hidden units of a block; null: 4 widths")
     positions: Size = Field(512, description="longest sequence in tokens, special ones counted")
+    initial_std: float = Field(0.02, gt=0, le=1, description="deviation of the first weights; narrow: more")
     pretrained: Path | None = Field(
         None, description="run or checkpoint of bert_pretraining, or weights of the transformers library"
     )
@@ -50,6 +51,10 @@ class BertConfig(Section):
         if shape["width"] % shape["heads"]:
             raise ValueError(f"heads: expected a divisor of the width {shape['width']}, got {shape['heads']}")
         return self
+
+    def build(self, vocabulary: int, dropout: float) -> Bert:
+        """The encoder of these sizes, with random weights."""
+        return Bert(vocabulary, **self.shape(), dropout=dropout, initial_std=self.initial_std)
 
     def shape(self) -> dict[str, int]:
         """width, layers, heads, feedforward and positions: arguments of `genlab.models.bert.Bert`."""

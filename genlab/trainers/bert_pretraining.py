@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from genlab.data.text_base import IGNORED
 from genlab.data.text_vocabulary import BEGIN, END, MASK, TextCodec
 from genlab.errors import ConfigError, UserError
-from genlab.models.bert import Bert, BertPretraining, without_decay
+from genlab.models.bert import BertPretraining, without_decay
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
@@ -49,7 +49,7 @@ class BertPretrainingTrainer(Trainer):
 
     def build_networks(self) -> dict[str, nn.Module]:
         self.codec, model = TextCodec.from_dict((self.data.codecs or {})["tokens"]), self.config.model
-        return {"model": BertPretraining(Bert(len(self.codec), **model.bert.shape(), dropout=model.dropout))}
+        return {"model": BertPretraining(model.bert.build(len(self.codec), model.dropout))}
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         named, spared = dict(self.networks["model"].named_parameters()), without_decay(self.networks["model"])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from genlab.data.text_vocabulary import BEGIN, END, PAD, UNKNOWN, TextCodec
 from genlab.errors import ConfigError, UserError
-from genlab.models.bert import Bert, BertClassifier, without_decay
+from genlab.models.bert import BertClassifier, without_decay
 from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
 from genlab.models.transformer import TransformerClassifier
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def build_sentence_network(model: SentenceModelConfig, codec: TextCodec, classes: int) -> nn.Module:
     """The network that `model` describes, for sentences in the tokens of `codec`."""
     if model.network == "bert":
-        bert = Bert(len(codec), **model.bert.shape(), dropout=model.dropout)
+        bert = model.bert.build(len(codec), model.dropout)
         return BertClassifier(bert, classes, codec.special(BEGIN), codec.special(END), model.dropout)
     embedding = WordEmbedding(len(codec), model.embedding, model.channels, codec.special(PAD))
     if model.network == "text_cnn":
