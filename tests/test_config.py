@@ -41,7 +41,7 @@ def test_every_configuration_that_comes_along_loads_by_name_and_survives_a_round
     assert load_config(copy) == config
 
 
-TEXT_KINDS = ("sentences", "text", "sentence_pairs", "tagged", "series")
+TEXT_KINDS = ("sentences", "text", "documents", "sentence_pairs", "tagged", "series")
 
 
 def text_spec(name: str, kind: str):
