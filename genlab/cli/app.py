@@ -23,6 +23,8 @@ from genlab.cli import (
     build,
     caption,
     classify,
+    cross_validate,
+    evaluate,
     explain,
     export_bert,
     fill_mask,
@@ -68,6 +70,7 @@ def build_app() -> typer.Typer:
 
     verbs = (
         train,
+        cross_validate,
         generate,
         translate,
         traverse,
@@ -77,6 +80,7 @@ def build_app() -> typer.Typer:
         explain,
         caption,
         anomalies,
+        evaluate,
         score,
         likelihood,
         predict_text,
