@@ -26,6 +26,9 @@ class TextDataConfig(DataConfig):
     lowercase: bool = Field(True, description="capital letters become small ones")
     min_count: int = Field(1, ge=1, description="rarer tokens of the training part are unknown")
     vocabulary_size: int | None = Field(None, ge=1, description="keep only so many of the commonest tokens")
+    vocabulary: Literal["train", "split"] = Field(
+        "train", description="whose tokens have a number: the training part's, or those of the split that is asked for"
+    )
     max_length: int | None = Field(None, ge=1, description="cut longer sentences to so many tokens; null: none is cut")
     sequence_length: int = Field(35, ge=1, description="tokens of a stream (or steps of a series) seen at a time")
     languages: tuple[str, str] = Field(("en", "de"), description="of pairs: from which language into which")

@@ -50,6 +50,8 @@ def build_stream(
     if settings.unit == "wordpiece":
         roles = (PAD, UNKNOWN, BEGIN, END, MASK)
     base = whole if settings.unit == "character" else parts["train"]
+    if settings.vocabulary == "split":
+        base = whole if split == "all" else parts[split]
     codec = build_codec(
         base.split("\n") if roles else [base], unit=settings.unit, roles=roles, lowercase=settings.lowercase,
         min_count=settings.min_count, size=settings.vocabulary_size, what=f"data set {config.name!r}",

@@ -98,6 +98,8 @@ def text_digests(config: TextDataConfig, split: str, files: Sequence[Path] | dic
         files: that were read, the training part's too where the vocabulary comes from there; or plain facts.
     """
     shaping = {name: getattr(config, name) for name in _SHAPING}
+    if config.vocabulary != "train":  # an entry only then: texts without it keep the digests that they had
+        shaping["vocabulary"] = config.vocabulary
     if isinstance(files, dict):
         return digests(config, split, {"text": shaping, **files})
     facts: list[FileFacts] = [stamp(path) for path in files]

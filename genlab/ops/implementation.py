@@ -168,9 +168,7 @@ RULES = (
     Rule("gru", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
     Rule("gru", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
     Rule("lstm", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
-    Rule(
-        "lstm", "cpu", "native", recurrence_tuning.LSTM_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_lstm_wins
-    ),
+    Rule("lstm", "cpu", "native", recurrence_tuning.LSTM_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_lstm_wins),
     Rule("lstm", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
     Rule("lstm", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
     Rule("rnn", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),

@@ -36,8 +36,9 @@ def train(
 
 
 def predict(
-    x: np.ndarray, y: np.ndarray, context: list[int], rows: np.ndarray, labels: np.ndarray, rate: np.float32, whole: bool
-) -> float:
+    x: np.ndarray, y: np.ndarray, context: list[int], rows: np.ndarray, labels: np.ndarray, rate: np.float32,
+    whole: bool,
+) -> float:  # fmt: skip
     """One step on -sum log s(+-h.y_row), h the mean of the context's rows of x; returns that sum before it.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genlab.ops import implementation, word2vec_reference
-from genlab.ops.word2vec_objectives import HierarchicalSoftmax, NegativeSampling, Objective
+from genlab.ops.word2vec_objectives import NegativeSampling, Objective
 
 OP = "word2vec_step"
 ARCHITECTURES = ("skip_gram", "cbow")
@@ -114,15 +114,6 @@ def word2vec_step(
     return Word2vecTotals(*found)
 
 
-def register() -> None:
-    """Registers what the dispatcher must know of the op beside its kernel: its result without data."""
-    torch.library.register_fake("genlab::word2vec_step", _fake)
-
-
-def _fake(inputs: Tensor, *_: object) -> Tensor:
-    return inputs.new_empty(3, dtype=torch.float64)
-
-
 def _check(
     inputs: Tensor, outputs: Tensor, words: Tensor, starts: Tensor, objective: Objective, architecture: str,
     window: int, keep: Tensor | None, threads: int,
@@ -162,6 +153,3 @@ def _check(
         raise ValueError(f"{OP}: expected words to be numbers from 0 to {count - 1}")
     if int(starts[0]) != 0 or int(starts[-1]) != words.numel() or bool((starts.diff() < 0).any()):
         raise ValueError(f"{OP}: expected starts to rise from 0 to {words.numel()}")
-
-
-__all__ = ["HierarchicalSoftmax", "NegativeSampling", "Word2vecTotals", "word2vec_step"]
