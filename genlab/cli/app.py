@@ -32,6 +32,7 @@ from genlab.cli import (
     translate,
     translate_text,
     traverse,
+    word_vectors,
     write_text,
 )
 from genlab.cli.failures import Terminated, describe_failure, terminating_on_sigterm
@@ -77,6 +78,7 @@ def build_app() -> typer.Typer:
         predict_text,
         write_text,
         translate_text,
+        word_vectors,
         inspect,
         build,
         bench,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from genlab.word_vectors import WordVectors
 
 ALIKE = 0.9  # mean cosine of two words above which vectors say next to nothing
+COMMONEST = 600  # words that those of a preview are taken from
 NEIGHBOURS = 6  # of each word of a preview
 
 
@@ -112,9 +113,10 @@ class Word2vecTrainer(Trainer):
         return WordVectors(self.codec.tokens[self._first :], self.networks["vectors"].inputs.detach().float().cpu())
 
     def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Writing]:
-        """The commonest words of four letters and more, each with its nearest."""
+        """Words of four letters and more, evenly spaced over the commonest, each with its nearest."""
         vectors = self.vectors()
-        words = [word for word in vectors.words if len(word) > 3 and word.isalpha()][:count] or vectors.words[:count]
+        words = [word for word in vectors.words if len(word) > 3 and word.isalpha()] or vectors.words
+        words = words[: COMMONEST : max(1, min(COMMONEST, len(words)) // count)][:count]
         lines = [
             f"{word}: {', '.join(f'{near} {cosine:.2f}' for near, cosine in vectors.nearest(word, NEIGHBOURS))}"
             for word in words
