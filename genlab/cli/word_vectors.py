@@ -23,16 +23,16 @@ CountOption = Annotated[int, typer.Option("-n", "--count", help="How many words 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 NEIGHBOURS_EXAMPLES = """\
-A run's: genlab neighbours runs/word2vec-1 river army album
+A run's: genlab neighbours runs/word2vec_wikitext2-1 river army album
 
 Of vectors from elsewhere: genlab neighbours glove.6B.100d.txt.gz river -n 5
 """
 ANALOGIES_EXAMPLES = """\
-What is to woman as king is to man: genlab analogies runs/word2vec-1 man king woman
+What is to woman as king is to man: genlab analogies runs/word2vec_wikitext2-1 man king woman
 
-Several at once: genlab analogies runs/word2vec-1 man king woman france paris germany
+Several at once: genlab analogies runs/word2vec_wikitext2-1 man king woman france paris germany
 """
-EXPORT_EXAMPLES = "Example: genlab export-vectors runs/word2vec-1 vectors.txt"
+EXPORT_EXAMPLES = "Example: genlab export-vectors runs/word2vec_wikitext2-1 vectors.txt"
 
 
 def register(app: typer.Typer) -> None:
