@@ -20,7 +20,8 @@ HALVES = ("norm_act_backward_sums", "norm_act_backward_input")
 
 # Ops that a training calls after its gradients are taken, or that take them: they write in place, or are a number for
 # such an op.
-WITHOUT_GRADIENT = (*(f"optimizer_step_{part}" for part in ("adam", "rmsprop", "sgd", "follow", "norm")), "word2vec_step")
+_OPTIMIZER = tuple(f"optimizer_step_{part}" for part in ("adam", "rmsprop", "sgd", "follow", "norm"))
+WITHOUT_GRADIENT = (*_OPTIMIZER, "word2vec_step")
 
 
 def schemas() -> list[str]:
