@@ -41,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.gensim_path is not None:
         sys.path.append(str(options.gensim_path))
-    settings = [f"data.root={options.text}", "data.name=text", "data.split=all", "data.vocabulary=split"]
+    settings = [f"data.root={options.text}", "data.name=text", "data.split=all", "data.vocabulary_part=split"]
     config = load_config("word2vec_tiny", [*settings, "data.min_count=5", "data.unit=whitespace"])
     blocks = WordBlocks(data.build(config.data, "all"), 10_000)
     rows = []

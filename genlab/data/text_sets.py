@@ -14,6 +14,7 @@ from genlab.data.catalogue import register, require_root
 from genlab.data.selection import held_out, select
 from genlab.data.text_base import SentenceDataset, encode_rows
 from genlab.data.text_files import find_files, locate, read_lines, text_digests
+from genlab.data.text_given import given_codec
 from genlab.data.text_grammar import reviews
 from genlab.data.text_vocabulary import BEGIN, END, MASK, PAD, UNKNOWN, TextCodec, build_codec
 from genlab.errors import DataError
@@ -48,7 +49,10 @@ class Part:
 
 
 def codec_of(config: TextDataConfig, texts: list[str], what: str) -> TextCodec:
-    """The vocabulary of the training part of a set of sentences."""
+    """The vocabulary that `data.vocabulary` names, else that of the training part of a set of sentences."""
+    given = given_codec(config)
+    if given is not None:
+        return given
     roles = ROLES.get(config.unit, (PAD, UNKNOWN))
     return build_codec(
         texts, unit=config.unit, roles=roles, lowercase=config.lowercase, min_count=config.min_count,
@@ -93,7 +97,8 @@ def build_sentences(
     train = parts["train"] if split != "all" else given["train"]
     wanted = list(given.values()) if split == "all" else [parts[split]]
     texts = [text for part in wanted for text in part.texts]
-    codec = codec_of(settings, texts if settings.vocabulary == "split" else train.texts, f"data set {config.name!r}")
+    base = texts if settings.vocabulary_part == "split" else train.texts
+    codec = codec_of(settings, base, f"data set {config.name!r}")
     labels = np.array([label for part in wanted for label in part.labels], dtype=np.int64)
     chosen = select(config, len(texts), labels, class_names)
     texts = [texts[row] for row in chosen.picked]

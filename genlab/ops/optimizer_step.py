@@ -90,8 +90,9 @@ def adam_step(
         ValueError: lists of unequal length. TypeError: a dtype that does not fit.
         RuntimeError: tensors of other shapes or devices, sparse gradients.
     """
+    chosen = _chosen(impl, params, "amsgrad" if max_exp_avg_sqs else "adam", extras)
     rate, rate_tensor = _number(lr)
-    if _chosen(impl, params) == "native":
+    if chosen == "native":
         torch.ops.genlab.optimizer_step_adam(
             params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, rate, beta1, beta2, eps, weight_decay,
             decoupled, maximize, rate_tensor, *extras.before(), *extras.after(),
@@ -124,7 +125,7 @@ def adam_step(
             root = (second / (1 - beta2 ** t.item())).sqrt() + eps
             x.copy_(wide - lr * (first / (1 - beta1 ** t.item())) / root)
 
-    _composed(impl, params, grads, extras, by_torch, by_definition)
+    _composed(chosen, params, grads, extras, by_torch, by_definition)
 
 
 def rmsprop_step(
@@ -148,8 +149,9 @@ def rmsprop_step(
 
     Args and errors as of `adam_step`; grad_avgs is empty unless centered, momentum_buffers is empty without momentum.
     """
+    chosen = _chosen(impl, params, "rmsprop", extras)
     rate, rate_tensor = _number(lr)
-    if _chosen(impl, params) == "native":
+    if chosen == "native":
         torch.ops.genlab.optimizer_step_rmsprop(
             params, grads, square_avgs, grad_avgs, momentum_buffers, steps, rate, alpha, eps, weight_decay, momentum,
             maximize, rate_tensor, *extras.before(), *extras.after(),
@@ -180,7 +182,7 @@ def rmsprop_step(
                 momentum_buffers[i].copy_(moved)
             x.copy_(wide - lr * moved)
 
-    _composed(impl, params, grads, extras, by_torch, by_definition)
+    _composed(chosen, params, grads, extras, by_torch, by_definition)
 
 
 def sgd_step(
@@ -203,24 +205,32 @@ def sgd_step(
     Args and errors as of `adam_step`; momentum_buffers is empty without momentum, and `is_first` says for each of them
     whether it holds nothing yet: then it takes the gradient as it is.
     """
+    chosen = _chosen(impl, params, "momentum" if momentum_buffers else "descent", extras)
     rate, rate_tensor = _number(lr)
-    if _chosen(impl, params) == "native":
+    if chosen == "native":
         torch.ops.genlab.optimizer_step_sgd(
             params, grads, momentum_buffers, list(is_first), rate, weight_decay, momentum, dampening, nesterov,
             maximize, rate_tensor, *extras.before(), *extras.after(),
         )  # fmt: skip
         return
 
+    # Plain descent is one call of torch's foreach functions, quicker than its fused step.
+    alike = all(b.stride() == p.stride() for b, p in zip(momentum_buffers, params, strict=False))
+    fused = alike and bool(momentum_buffers or weight_decay or maximize) and _fused(params)
+
     def by_torch(grads: Tensors) -> None:
-        found = [None if new else buffer for buffer, new in zip(momentum_buffers, is_first, strict=True)]
-        torch_sgd(
-            list(params), list(grads), found or [None] * len(params), foreach=True, has_sparse_grad=False,
-            weight_decay=weight_decay, momentum=momentum, lr=_host(lr), dampening=dampening, nesterov=nesterov,
-            maximize=maximize,
-        )  # fmt: skip
-        for buffer, value in zip(momentum_buffers, found, strict=True):
-            if value is not buffer:
-                buffer.copy_(value)
+        # Buffers that hold nothing yet are one call, the others another: the fused step knows one state for all.
+        for new in sorted(set(is_first)) if momentum_buffers else (False,):
+            rows = [i for i in range(len(params)) if not momentum_buffers or is_first[i] == new]
+            found = [momentum_buffers[i] if momentum_buffers and not new else None for i in rows]
+            torch_sgd(
+                [params[i] for i in rows], [grads[i] for i in rows], found, fused=fused, foreach=not fused,
+                has_sparse_grad=False, weight_decay=weight_decay, momentum=momentum, lr=lr if fused else _host(lr),
+                dampening=dampening, nesterov=nesterov, maximize=maximize,
+            )  # fmt: skip
+            if new:
+                for i, value in zip(rows, found, strict=True):
+                    momentum_buffers[i].copy_(value)
 
     def by_definition(grads: Tensors) -> None:
         for i, (x, g) in enumerate(zip(params, grads, strict=True)):
@@ -232,7 +242,7 @@ def sgd_step(
                 g = g + momentum * buffer if nesterov else buffer
             x.copy_(wide - lr * g)
 
-    _composed(impl, params, grads, extras, by_torch, by_definition)
+    _composed(chosen, params, grads, extras, by_torch, by_definition)
 
 
 def follow_step(params: Tensors, extras: StepExtras, *, impl: str = "auto") -> None:
@@ -257,8 +267,8 @@ def gradient_norm(grads: Tensors, *, impl: str = "auto") -> Tensor:
     return torch.stack(squares).sum().sqrt()
 
 
-def _chosen(impl: str, tensors: Tensors) -> str:
-    return implementation.choose(OP, impl, tensors[0])
+def _chosen(impl: str, tensors: Tensors, rule: str | None = None, extras: StepExtras = NOTHING) -> str:
+    return implementation.choose(OP, impl, tensors[0], *(() if rule is None else (rule, tensors, extras)))
 
 
 def _number(value: float | Tensor) -> tuple[float, Tensor | None]:
@@ -273,7 +283,13 @@ def _host(value: float | Tensor) -> float:
 
 
 def _fused(params: Tensors) -> bool:
-    return params[0].is_floating_point() and params[0].device.type in {"cpu", "cuda"}
+    """Whether torch's fused step serves them: it walks memory from the first element on, whatever lies between."""
+    known = params[0].is_floating_point() and params[0].device.type in {"cpu", "cuda"}
+    return known and all(map(_is_dense, params))
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -281,7 +297,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _composed(
-    impl: str,
+    chosen: str,
     params: Tensors,
     grads: Tensors,
     extras: StepExtras,
@@ -301,7 +317,7 @@ def _composed(
         grads = [
             g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for g, p in zip(grads, params, strict=True)
         ]
-        (by_torch if _chosen(impl, params) == "torch" else by_definition)(grads)
+        (by_torch if chosen == "torch" else by_definition)(grads)
     _follow(params, extras)
 
 

@@ -63,6 +63,10 @@ class Word2vecTrainer(Trainer):
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
+    @property
+    def counted(self) -> tuple[str, int]:
+        return "words", 1
+
     def build_networks(self) -> dict[str, nn.Module]:
         from genlab.data.word_blocks import first_word
 

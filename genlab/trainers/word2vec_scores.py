@@ -24,7 +24,7 @@ def prediction_scores(trainer: Word2vecTrainer, data: EvaluationData) -> list[Sc
     Only runs of one objective, number of negatives and vocabulary can be compared by it.
     """
     model, settings = trainer.config.model, trainer.config.data
-    own_part = settings.vocabulary == "split" or settings.split != "train"
+    own_part = settings.vocabulary_part == "split" or settings.split != "train"
     parts = [data.dataset(settings.split)] if own_part else scored_parts(trainer, data)
     scores = []
     for dataset in parts:

@@ -18,7 +18,7 @@ VERBS = [
     "train", "sample", "evaluate", "fid", "is", "statistics", "report", "list", "doctor", "build",
     "data check", "bench step", "interpolate", "arithmetic", "traverse", "manifold", "reconstruct", "latents",
     "translate", "anomalies", "likelihood", "predict-text", "generate",
-    "translate-text", "neighbours", "analogies", "export-vectors",
+    "translate-text", "neighbours", "analogies", "export-vectors", "caption",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ def own_text(tmp_path, content: str, **settings) -> WordBlocks:
     path = tmp_path / "text.txt"
     path.write_text(content)
     block_words = settings.pop("block_words", 10_000)
-    values = {"name": "text", "root": path, "vocabulary": "split", "sequence_length": 1, **settings}
+    values = {"name": "text", "root": path, "vocabulary_part": "split", "sequence_length": 1, **settings}
     return WordBlocks(data.build(TextDataConfig(**values), "all"), block_words)
 
 
@@ -76,7 +76,9 @@ def test_the_vocabulary_of_a_split_is_its_own_and_the_default_keeps_old_digests(
     path = tmp_path / "text.txt"
     path.write_text("old words\n" * 50 + "new words\n" * 10)
     sets = {
-        vocabulary: data.build(TextDataConfig(name="text", root=path, vocabulary=vocabulary, sequence_length=2), "all")
+        vocabulary: data.build(
+            TextDataConfig(name="text", root=path, vocabulary_part=vocabulary, sequence_length=2), "all"
+        )
         for vocabulary in ("train", "split")
     }
     assert "new" not in sets["train"].codecs["tokens"].numbers
