@@ -104,8 +104,8 @@ TORCH_LIBRARY(genlab, m) {
       "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "word2vec_step(Tensor(a!) inputs, Tensor(b!) outputs, Tensor words, Tensor starts, Tensor? keep, Tensor? noise, "
-      "Tensor? path_starts, Tensor? path_nodes, Tensor? path_codes, str architecture, bool mean_gradient, int window, "
-      "int negatives, float lr, int key, int position, int threads) -> Tensor");
+      "Tensor? path_starts, Tensor? path_nodes, Tensor? path_codes, int longest_path, str architecture, bool mean_gradient, "
+      "int window, int negatives, float lr, int key, int position, int threads) -> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -27,12 +27,9 @@ struct Sizes {
 };
 
 Sizes sizes_of(const Word2vecParams& p) {
-  Sizes sizes{0, 1 + p.negatives};
+  Sizes sizes{0, p.targets};
   for (int64_t i = 0; i < p.sentences; ++i) sizes.longest = std::max(sizes.longest, p.starts[i + 1] - p.starts[i]);
-  if (p.noise == nullptr) {
-    for (int64_t w = 0; w < p.vocabulary; ++w) sizes.targets = std::max(sizes.targets, p.path_starts[w + 1] - p.path_starts[w]);
-  }
-  sizes.targets = (sizes.targets + kWord2vecPad - 1) / kWord2vecPad * kWord2vecPad;
+  sizes.targets = (p.targets + kWord2vecPad - 1) / kWord2vecPad * kWord2vecPad;
   return sizes;
 }
 

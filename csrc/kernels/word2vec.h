@@ -15,6 +15,8 @@
 
 #include "kernels/common/platform.h"
 
+struct CUstream_st;
+
 namespace genlab {
 
 struct Word2vecParams {
@@ -23,6 +25,7 @@ struct Word2vecParams {
   int64_t d;                   // numbers of a vector
   int64_t window;              // most places between centre and context
   int64_t negatives;
+  int64_t targets;             // most output vectors of one prediction
   int64_t position;            // of words[0] in the whole text; names its draws
   uint64_t key;                // of the draws: seed and pass over the text
   float rate;                  // of learning
@@ -37,6 +40,7 @@ struct Word2vecParams {
   const uint8_t* path_codes;   // likewise, 1 where the path goes on to the node's second child
   float* inputs;               // [vocabulary, d]
   float* outputs;              // [vocabulary, d] or, of inner nodes, [vocabulary - 1, d]
+  double* totals;              // CUDA only: [3], loss, predictions and words left are added to it
 };
 
 struct Word2vecTotals {
@@ -44,6 +48,10 @@ struct Word2vecTotals {
   int64_t predictions;
   int64_t words;               // that subsampling left
 };
+
+// Trains on the block of `length` words with as many warps as the GPU takes, or with one, which makes the result the same
+// every time. Enqueues on `stream` and returns: no allocation, no synchronisation. Throws std::runtime_error when refused.
+void launch_word2vec_warp_per_centre(const Word2vecParams& params, int64_t length, bool one_warp, CUstream_st* stream);
 
 // The n-th draw of a position is the n-th number of splitmix64 (Steele, Lea and Flood 2014) from the hash of key and position:
 // a function of where the word stands, so that neither blocks nor threads change it.

@@ -44,5 +44,5 @@ class WordVectorTables(nn.Module):
                 if self._sampled
                 else HierarchicalSoftmax.from_counts(counts)
             )
-            self._made = (self.counts.clone(), made)
+            self._made = (self.counts.clone(), made.to(self.counts.device))
         return self._made[1]

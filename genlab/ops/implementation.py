@@ -56,7 +56,7 @@ NATIVE = {
     "gan_loss": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "reparametrize_kl": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "scaled_dot_product_attention": {"cpu": CUDA_DTYPES, "cuda": CUDA_DTYPES},
-    "word2vec_step": {"cpu": (torch.float32,)},
+    "word2vec_step": {"cpu": (torch.float32,), "cuda": (torch.float32,)},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone. (Losses cast for themselves, to float32.)
@@ -113,6 +113,7 @@ _ATTENTION = (
 _ATTENTION_TORCH = "few scores, a processor without AVX-512, or head dims without kernel: torch's"
 _ATTENTION_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's"
 _WORD2VEC = "a loop of torch calls or numpy's makes some ten thousand predictions a second, the kernel millions"
+_WORD2VEC_CUDA = "nothing else trains on a GPU; the kernel has not been timed there"
 _WORD2VEC_TORCH = "the tables are of float32"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 _ATTENTION_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -179,6 +180,8 @@ RULES = (
     Rule("rnn", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
     Rule("word2vec_step", "cpu", "native", _WORD2VEC, (torch.float32,)),
     Rule("word2vec_step", "cpu", "torch", _WORD2VEC_TORCH),
+    Rule("word2vec_step", "cuda", "native", _WORD2VEC_CUDA, (torch.float32,)),
+    Rule("word2vec_step", "cuda", "torch", _WORD2VEC_TORCH),
 )
 
 _RULES_OF = {

@@ -40,6 +40,10 @@ class NegativeSampling:
         weights = checked_counts(counts).astype(np.float64) ** power
         return cls(negatives, torch.from_numpy(alias_table(weights)))
 
+    def to(self, device: torch.device | str) -> NegativeSampling:
+        """The same noise on another device."""
+        return NegativeSampling(self.negatives, self.noise.to(device))
+
     def probabilities(self) -> Tensor:
         """The distribution that the table stands for, float64 (V,)."""
         entries = self.noise.numpy().view(np.uint64)
@@ -60,11 +64,13 @@ class HierarchicalSoftmax:
         path_starts: int64 (V + 1,); the path of word w is entries path_starts[w] to path_starts[w + 1] - 1.
         path_nodes: int32, inner nodes, the root first.
         path_codes: uint8, 1 where the path goes on to the second child.
+        longest: nodes of the longest path.
     """
 
     path_starts: Tensor
     path_nodes: Tensor
     path_codes: Tensor
+    longest: int
 
     @classmethod
     def from_counts(cls, counts: Tensor) -> HierarchicalSoftmax:
@@ -89,7 +95,13 @@ class HierarchicalSoftmax:
             torch.tensor(starts, dtype=torch.int64),
             torch.tensor(nodes, dtype=torch.int32),
             torch.tensor(branches, dtype=torch.uint8),
+            max(last - first for first, last in zip(starts[:-1], starts[1:], strict=True)),
         )
+
+    def to(self, device: torch.device | str) -> HierarchicalSoftmax:
+        """The same tree on another device."""
+        tables = (table.to(device) for table in (self.path_starts, self.path_nodes, self.path_codes))
+        return HierarchicalSoftmax(*tables, self.longest)
 
     def path(self, word: int) -> tuple[Tensor, Tensor]:
         """(inner nodes int32, codes uint8) of a word, the root first."""

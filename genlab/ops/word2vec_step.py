@@ -75,7 +75,8 @@ def word2vec_step(
             the original program, by the derivative with respect to their mean.
         key: of the draws; `genlab.data.randomness.hash64` makes one of a seed and an epoch.
         position: place of words[0] in the whole text.
-        threads: 0: as many as torch has.
+        threads: 0: as many as torch has. On a GPU 1 is a single warp, and any other number all that there are, which
+            add to the tables atomically.
         impl: "auto", "native", "torch" or "reference"; the last two are the same plain loop, with one thread.
 
     Returns:
@@ -85,7 +86,7 @@ def word2vec_step(
         ValueError: shapes, numbers or settings that do not fit.
         TypeError: other dtypes.
         RuntimeError: tensors on several devices, or impl="native" where the extension is not built.
-        NotImplementedError: tensors on a GPU.
+        NotImplementedError: tensors on a GPU where the extension has no CUDA, or on another device.
 
     Example:
         >>> text = torch.randint(50, (1000,), dtype=torch.int32)
@@ -103,10 +104,16 @@ def word2vec_step(
             None if sampled else objective.path_starts,
             None if sampled else objective.path_nodes,
             None if sampled else objective.path_codes,
+            0 if sampled else objective.longest,
             architecture, mean_gradient, window, objective.negatives if sampled else 0, lr, key, position, threads,
         )  # fmt: skip
         loss, predictions, kept = totals.tolist()
         return Word2vecTotals(loss, int(predictions), int(kept))
+    if inputs.device.type != "cpu":
+        raise NotImplementedError(
+            f"{OP}: on a GPU expected the compiled kernel, got impl={impl!r}; build it with CUDA, or move the tables "
+            "to the CPU"
+        )
     found = word2vec_reference.train(
         inputs, outputs, words, starts, objective, lr=lr, cbow=architecture == "cbow", window=window, keep=keep,
         mean_gradient=mean_gradient, key=key, position=position,
@@ -124,8 +131,8 @@ def _check(
         raise ValueError(f"{OP}: expected window of at least 1, got {window}")
     if threads < 0:
         raise ValueError(f"{OP}: expected threads of at least 0, got {threads}")
-    if inputs.device.type != "cpu":
-        raise NotImplementedError(f"{OP}: expected tensors on the CPU, got {inputs.device.type}; move the tables there")
+    if inputs.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"{OP}: expected tensors on the CPU or a GPU, got {inputs.device.type}")
     if inputs.dim() != 2 or inputs.shape[0] < 1:
         raise ValueError(f"{OP}: expected inputs of shape (words, d), got {tuple(inputs.shape)}")
     count, d = inputs.shape

@@ -85,8 +85,11 @@ class Word2vecTrainer(Trainer):
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.word_blocks import BlockStream
 
-        if self.device.type != "cpu":
-            raise ConfigError(f"algorithm word2vec: expected to train on the CPU, got {self.device}; add --device cpu")
+        if self.device.type != "cpu" and self.config.train.deterministic:
+            raise ConfigError(
+                f"train.deterministic: expected false on {self.device}, where the same result every time means a single "
+                "warp; set it, or add --device cpu"
+            )
         blocks = _blocks(dataset, self.config)
         self.networks["vectors"].counts.copy_(blocks.counts)
         return BlockStream(blocks, **settings)
@@ -99,8 +102,8 @@ class Word2vecTrainer(Trainer):
         }
 
     def _take(self, batch: Batch, rate: float, key: int) -> Word2vecTotals:
-        tables, model = self.networks["vectors"], self.config.model
-        keep = None if model.subsample is None else keep_probabilities(tables.counts, model.subsample)
+        tables, model, batch = self.networks["vectors"], self.config.model, self.to_device(batch)
+        keep = None if model.subsample is None else keep_probabilities(tables.counts, model.subsample).to(self.device)
         return word2vec_step(
             tables.inputs, tables.outputs, batch["words"], batch["starts"], tables.objective, lr=rate,
             architecture=model.architecture, window=model.window, keep=keep,

@@ -27,7 +27,8 @@ extern "C" __attribute__((visibility("default"))) double run(
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))) return -1;
   const int64_t starts[2] = {0, length}, targets = 64;
   Word2vecParams p{};
-  p.sentences = 1, p.vocabulary = vocabulary, p.d = d, p.window = 4, p.negatives = negatives, p.key = 3, p.rate = 0.05f;
+  p.sentences = 1, p.vocabulary = vocabulary, p.d = d, p.window = 4, p.negatives = negatives;
+  p.targets = targets, p.key = 3, p.rate = 0.05f;
   p.cbow = cbow, p.words = words, p.starts = starts, p.keep = keep, p.noise = noise;
   p.path_starts = path_starts, p.path_nodes = path_nodes, p.path_codes = path_codes;
   p.inputs = inputs, p.outputs = outputs;

@@ -291,7 +291,25 @@ def test_the_registered_op_passes_opcheck(objective):
     x, y, text, starts, tables = problem(objective, length=30)
     sampled = objective == "negative_sampling"
     paths = (None, None, None) if sampled else (tables.path_starts, tables.path_nodes, tables.path_codes)
-    arguments = (x, y, text, starts, None, tables.noise if sampled else None, *paths, "cbow", False, 2, 5, 0.1, 0, 0, 1)
+    longest = 0 if sampled else tables.longest
+    arguments = (
+        x,
+        y,
+        text,
+        starts,
+        None,
+        tables.noise if sampled else None,
+        *paths,
+        longest,
+        "cbow",
+        False,
+        2,
+        5,
+        0.1,
+        0,
+        0,
+        1,
+    )
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(torch.ops.genlab.word2vec_step, arguments, test_utils=tests)
 
@@ -308,11 +326,11 @@ def test_the_kernel_itself_refuses_numbers_beyond_its_tables():
         (text, starts, tables.noise[:5], "expected noise contiguous and of shape"),
     ):
         with pytest.raises(ValueError, match=message):
-            call(x, y, words, begin, None, noise, None, None, None, *rest)
+            call(x, y, words, begin, None, noise, None, None, None, 0, *rest)
     tree = HierarchicalSoftmax.from_counts(torch.ones(60, dtype=torch.int64))
     with pytest.raises(ValueError, match="expected path_nodes to be numbers from 0 to 58"):
         call(
-            x, y[:-1], text, starts, None, None, tree.path_starts, tree.path_nodes + 1, tree.path_codes, *rest
+            x, y[:-1], text, starts, None, None, tree.path_starts, tree.path_nodes + 1, tree.path_codes, 6, *rest
         )  # fmt: skip
 
 
@@ -331,7 +349,11 @@ def test_the_kernel_itself_refuses_numbers_beyond_its_tables():
         ({"inputs": torch.zeros(24, 60).T}, ValueError, "expected inputs contiguous"),
         ({"inputs": torch.zeros(61, 24)}, ValueError, "expected an objective of the 61 words of inputs, got one of 60"),
         ({"keep": torch.ones(59)}, ValueError, r"expected keep contiguous and of shape \(60,\)"),
-        ({"inputs": torch.zeros(60, 24, device="meta")}, NotImplementedError, "expected tensors on the CPU, got meta"),
+        (
+            {"inputs": torch.zeros(60, 24, device="meta")},
+            NotImplementedError,
+            "expected tensors on the CPU or a GPU, got meta",
+        ),
         ({"impl": "quick"}, ValueError, "expected impl to be one of"),
     ],
 )
