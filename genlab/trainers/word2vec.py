@@ -87,8 +87,8 @@ class Word2vecTrainer(Trainer):
 
         if self.device.type != "cpu" and self.config.train.deterministic:
             raise ConfigError(
-                f"train.deterministic: expected false on {self.device}, where the same result every time means a single "
-                "warp; set it, or add --device cpu"
+                f"train.deterministic: expected false on {self.device}, where the same result every time means one warp; "
+                "set it, or add --device cpu"
             )
         blocks = _blocks(dataset, self.config)
         self.networks["vectors"].counts.copy_(blocks.counts)

@@ -134,6 +134,25 @@ def test_threads_count_the_same_and_learn_alike(objective):
     assert losses[0] < 0.99 and losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
+@pytest.mark.cuda
+@both
+@architectures
+def test_one_warp_of_a_gpu_does_what_the_cpu_does_and_many_learn(objective, architecture):
+    _extension.require(with_cuda=True)
+    x, y, text, starts, tables = problem(objective, length=3000)
+    settings = {"lr": 0.05, "architecture": architecture, "window": 4}
+    cpu = [x.clone(), y.clone()]
+    expected = word2vec_step(*cpu, text, starts, tables, **settings)
+    device = [t.cuda() for t in (text, starts)]
+    for threads in (1, 0):
+        found = [x.cuda(), y.cuda()]
+        totals = word2vec_step(*found, *device, tables.to("cuda"), threads=threads, **settings)
+        assert totals[1:] == expected[1:]
+        if threads == 1:
+            torch.testing.assert_close([t.cpu() for t in found], cpu, rtol=1e-4, atol=1e-5)
+        assert totals.loss == pytest.approx(expected.loss, rel=1e-5 if threads == 1 else 0.1)
+
+
 # -- the objective -------------------------------------------------------------------------------------------------
 
 
