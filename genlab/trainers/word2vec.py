@@ -87,7 +87,7 @@ class Word2vecTrainer(Trainer):
 
         if self.device.type != "cpu" and self.config.train.deterministic:
             raise ConfigError(
-                f"train.deterministic: expected false on {self.device}, where the same result every time means one warp; "
+                f"train.deterministic: expected false on {self.device}, where results that repeat mean one warp; "
                 "set it, or add --device cpu"
             )
         blocks = _blocks(dataset, self.config)
