@@ -22,6 +22,11 @@ Word2vecTrain chosen_train() {
   return chosen;
 }
 
+// Predictions of all threads together after which copies of hot rows are given back. The root of the tree moves with each of
+// them, and threads that go on alone for too long would each take the way to its optimum, which is too far when added up.
+constexpr int64_t kTreeInterval = 64;
+constexpr int64_t kSampledInterval = 512;
+
 struct Sizes {
   int64_t longest, targets;
 };
@@ -35,7 +40,7 @@ Sizes sizes_of(const Word2vecParams& p) {
 
 class Room {
  public:
-  Room(const Word2vecParams& p, const Sizes& sizes)
+  Room(const Word2vecParams& p, const Sizes& sizes, int64_t parts)
       : words_(sizes.longest), names_(sizes.targets), positions_(sizes.longest), rows_(2 * sizes.targets),
         numbers_(6 * sizes.targets + 2 * p.d) {
     float* next = numbers_.data();
@@ -46,8 +51,20 @@ class Room {
     };
     const int64_t n = sizes.targets;
     scratch = {words_.data(), positions_.data(), rows_.data(), names_.data(), take(2 * n), take(2 * n),
-               take(n),       take(n),           take(p.d),    take(p.d),     n};
+               take(n),       take(n),           take(p.d),    take(p.d),     n, nullptr};
+    if (parts == 1) return;
+    copies_.resize(4 * kHotRows * p.d);
+    touched_.resize(2 * kHotRows);
+    present_.resize(2 * kHotRows);
+    // Words come by falling counts; of the tree's inner nodes the last is the root.
+    const int64_t first = p.noise != nullptr ? 0 : p.vocabulary - 1 - kHotRows;
+    const int64_t interval = std::max<int64_t>(1, (p.noise != nullptr ? kSampledInterval : kTreeInterval) / parts);
+    hot_ = {copies_.data(), copies_.data() + 2 * kHotRows * p.d, touched_.data(), present_.data(), 0, first, interval, 0};
+    scratch.hot = &hot_;
   }
+
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
 
   Word2vecScratch scratch;
 
@@ -55,7 +72,10 @@ class Room {
   std::vector<int32_t> words_, names_;
   std::vector<int64_t> positions_;
   std::vector<float*> rows_;
-  std::vector<float> numbers_;
+  std::vector<float> numbers_, copies_;
+  std::vector<int32_t> touched_;
+  std::vector<uint8_t> present_;
+  Word2vecHotRows hot_{};
 };
 
 }  // namespace
@@ -71,7 +91,7 @@ Word2vecTotals word2vec(const Word2vecParams& params, int64_t parts, const Paral
   };
   const auto body = [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      Room room(params, sizes);
+      Room room(params, sizes, parts);
       Word2vecTotals own{};
       chosen_train()(params, bound(part), bound(part + 1), room.scratch, own);
       totals[part] = own;

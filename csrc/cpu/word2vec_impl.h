@@ -127,6 +127,37 @@ GENLAB_INLINE float predict(
   return loss;
 }
 
+// Row `row` of the inputs (`table` 0) or outputs (1), in the table or in this thread's copy.
+template <int kTable>
+GENLAB_INLINE float* row_of(const Word2vecParams& p, const Word2vecScratch& s, int64_t row) {
+  float* const own = (kTable == 0 ? p.inputs : p.outputs) + row * p.d;
+  if (s.hot == nullptr) return own;
+  const int64_t place = kTable == 0 ? row : row - s.hot->first_output;
+  if (place < 0 || place >= kHotRows) return own;
+  const int64_t slot = place + kTable * kHotRows;
+  float* const copy = s.hot->values + slot * p.d;
+  if (s.hot->present[slot] == 0) {
+    s.hot->present[slot] = 1;
+    s.hot->touched[s.hot->count++] = static_cast<int32_t>(slot);
+    memcpy(copy, own, p.d * sizeof(float));
+    memcpy(s.hot->loaded + slot * p.d, own, p.d * sizeof(float));
+  }
+  return copy;
+}
+
+// Adds what this thread changed in its copies to the tables.
+GENLAB_INLINE void give_back(const Word2vecParams& p, Word2vecHotRows& hot) {
+  for (int64_t i = 0; i < hot.count; ++i) {
+    const int64_t slot = hot.touched[i];
+    float* const row = slot < kHotRows ? p.inputs + slot * p.d : p.outputs + (slot - kHotRows + hot.first_output) * p.d;
+    const float* const value = hot.values + slot * p.d;
+    const float* const loaded = hot.loaded + slot * p.d;
+    for (int64_t at = 0; at < p.d; ++at) row[at] += value[at] - loaded[at];
+    hot.present[slot] = 0;
+  }
+  hot.count = hot.waiting = 0;
+}
+
 GENLAB_INLINE void prefetch_row(const float* row, int64_t d) {
   for (int64_t at = 0; at < d; at += 16) __builtin_prefetch(row + at, 1);
 }
@@ -135,7 +166,7 @@ GENLAB_INLINE void prefetch_row(const float* row, int64_t d) {
 GENLAB_INLINE void draw_noise(
     Targets& targets, const Word2vecParams& p, const Word2vecScratch& scratch, uint64_t state, int64_t n, int32_t w) {
   targets.count = 0;
-  targets.add(p.outputs + w * p.d, 1.0f);
+  targets.add(row_of<1>(p, scratch, w), 1.0f);
   prefetch_row(targets.rows[0], p.d);
   for (int64_t k = 0; k < p.negatives; ++k) {
     const int32_t word = word2vec_noise(p.noise, p.vocabulary, word2vec_draw(state, kWord2vecNoise + n * p.negatives + k));
@@ -147,16 +178,16 @@ GENLAB_INLINE void draw_noise(
       continue;
     }
     scratch.names[targets.count] = word;
-    targets.add(p.outputs + word * p.d, 0.0f);
+    targets.add(row_of<1>(p, scratch, word), 0.0f);
     prefetch_row(targets.rows[same], p.d);
   }
   targets.fill_up();
 }
 
-GENLAB_INLINE void take_path(Targets& targets, const Word2vecParams& p, int32_t w) {
+GENLAB_INLINE void take_path(Targets& targets, const Word2vecParams& p, const Word2vecScratch& s, int32_t w) {
   targets.count = 0;
   for (int64_t at = p.path_starts[w]; at < p.path_starts[w + 1]; ++at) {
-    targets.add(p.outputs + p.path_nodes[at] * p.d, p.path_codes[at] != 0 ? 0.0f : 1.0f);
+    targets.add(row_of<1>(p, s, p.path_nodes[at]), p.path_codes[at] != 0 ? 0.0f : 1.0f);
   }
   targets.fill_up();
 }
@@ -175,14 +206,14 @@ GENLAB_INLINE float skip_gram_centre(
   if (sampled) {
     draw_noise(targets[0], p, s, state, 0, w);
   } else {
-    take_path(targets[0], p, w);
+    take_path(targets[0], p, s, w);
   }
   float loss = 0;
   const int64_t count = last - first;
   for (int64_t n = 0; n < count; ++n) {
     const int64_t place = first + n < centre ? first + n : first + n + 1;
     if (sampled && n + 1 < count) draw_noise(targets[(n + 1) % 2], p, s, state, n + 1, w);
-    loss += predict<true>(p.inputs + s.words[place] * p.d, nullptr, targets[sampled ? n % 2 : 0], p, s);
+    loss += predict<true>(row_of<0>(p, s, s.words[place]), nullptr, targets[sampled ? n % 2 : 0], p, s);
   }
   return loss;
 }
@@ -194,17 +225,17 @@ GENLAB_INLINE float cbow_centre(
   if (p.noise != nullptr) {
     draw_noise(targets, p, s, state, 0, s.words[centre]);
   } else {
-    take_path(targets, p, s.words[centre]);
+    take_path(targets, p, s, s.words[centre]);
   }
   const float share = 1.0f / static_cast<float>(last - first);
   memset(s.mean, 0, p.d * sizeof(float));
   for (int64_t place = first; place <= last; ++place) {
-    if (place != centre) add_to(s.mean, p.inputs + s.words[place] * p.d, 1.0f, p.d);
+    if (place != centre) add_to(s.mean, row_of<0>(p, s, s.words[place]), 1.0f, p.d);
   }
   for (int64_t at = 0; at < p.d; ++at) s.mean[at] *= share;
   const float loss = predict<false>(s.mean, s.error, targets, p, s);
   for (int64_t place = first; place <= last; ++place) {
-    if (place != centre) add_to(p.inputs + s.words[place] * p.d, s.error, p.mean_gradient ? share : 1.0f, p.d);
+    if (place != centre) add_to(row_of<0>(p, s, s.words[place]), s.error, p.mean_gradient ? share : 1.0f, p.d);
   }
   return loss;
 }
@@ -237,7 +268,10 @@ static void word2vec_train(
       const int64_t last = centre + reach < count ? centre + reach : count - 1;
       if (first == last) continue;
       totals.loss += p.cbow ? cbow_centre(p, s, state, centre, first, last) : skip_gram_centre(p, s, state, centre, first, last);
-      totals.predictions += p.cbow ? 1 : last - first;
+      const int64_t made = p.cbow ? 1 : last - first;
+      totals.predictions += made;
+      if (s.hot != nullptr && (s.hot->waiting += made) >= s.hot->interval) give_back(p, *s.hot);
     }
   }
+  if (s.hot != nullptr) give_back(p, *s.hot);
 }

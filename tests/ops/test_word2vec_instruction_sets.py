@@ -40,7 +40,7 @@ extern "C" __attribute__((visibility("default"))) double run(
   const cpu::Word2vecScratch scratch{
       kept.data(), positions.data(), rows.data(), names.data(), at, at + 2 * targets, at + 4 * targets,
       at + 5 * targets,
-      at + 6 * targets, at + 6 * targets + d, targets};
+      at + 6 * targets, at + 6 * targets + d, targets, nullptr};
   const cpu::Word2vecTrain train = set == 0 ? cpu::word2vec_train_baseline()
                                    : set == 1 ? cpu::word2vec_train_avx2() : cpu::word2vec_train_avx512();
   Word2vecTotals totals{};
