@@ -48,12 +48,14 @@ def main() -> None:
     for architecture, objective in CASES:
         rows.append(compare(options, blocks, architecture, objective))
         print(json.dumps(rows[-1]), flush=True)
+    facts = environment_facts(config, torch.device("cpu"))
+    del facts["command"]  # with the places of this machine's files
     content = {
         "bench": "word2vec_speed",
         "commit": git_commit(),
         "date": str(date.today()),
         "command": " ".join(["python benchmarks/word2vec_speed.py", *(Path(word).name for word in sys.argv[1:])]),
-        "machine": {key: fact for key, fact in environment_facts(config, torch.device("cpu")).items() if key != "command"},
+        "machine": facts,
         "gensim": gensim_version(),
         "text": {"file": options.text.name, "words": len(blocks.words), "vocabulary": len(blocks.counts)},
         "settings": {"dim": options.dim, "window": 5, "negatives": 5, "subsample": 1e-3, "threads": options.threads},

@@ -156,7 +156,7 @@ def test_published_weights_that_do_not_fit_are_refused_in_one_line(published):
     with pytest.raises(CheckpointError, match="expected the vocabulary .* of 12 tokens, got the data's of 13"):
         begun(classifier(f"model.bert.pretrained={folder}"))
     (folder / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="config.json: expected num_attention_heads"):
+    with pytest.raises(CheckpointError, match="config.json: expected JSON with num_attention_heads"):
         classifier(f"model.bert.pretrained={folder}")
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.bert\.pretrained: run .*: expected checkpoints, found none"):

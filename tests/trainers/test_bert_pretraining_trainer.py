@@ -257,6 +257,34 @@ def test_fill_mask_prints_a_table_or_json_and_refuses_in_one_line(learnt, capsys
         assert message in error and error.count("\n") == 1
 
 
+def test_export_writes_what_the_pretrained_key_reads_again(learnt, tmp_path, capsys):
+    from genlab.cli import main
+    from genlab.models.bert_weights import read_weights
+
+    assert main(["export-bert", str(learnt[0]), str(tmp_path / "out")]) == 0
+    names = {"model.safetensors", "config.json", "tokenizer_config.json", "vocab.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    facts = json.loads((tmp_path / "out" / "config.json").read_text())
+    trainer = load_bundle(learnt[0]).trainer
+    assert (facts["num_attention_heads"], facts["hidden_size"], facts["vocab_size"]) == (4, 48, len(trainer.codec))
+    written = read_weights(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(written[n], value) for n, value in trainer.networks["model"].state_dict().items())
+    config = load_config("bert_tiny", [f"model.bert.pretrained={tmp_path / 'out'}"])
+    assert config.model.bert.shape() == trainer.config.model.bert.shape() and config.data.lowercase
+    dataset = data.build(config.data)
+    assert dataset.codecs["tokens"] == trainer.codec
+    ALGORITHMS.get("sentence_classifier")(config, DataSpec.of(dataset)).begin()
+    capsys.readouterr()
+    for words, message in (
+        ([str(learnt[0]), str(tmp_path / "out")], "expected a new or empty folder"),
+        ([str(tmp_path / "none"), str(tmp_path / "two")], "no such file or folder"),
+    ):
+        assert main(["export-bert", *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "two").exists()
+
+
 def test_fill_mask_of_a_text_of_unknown_words_still_answers(learnt):
     (row,) = load_bundle(learnt[0]).trainer.fill_mask("ΩΩ [MASK] ΩΩ", 10_000)
     assert sum(chance for _, chance in row) == pytest.approx(1.0, abs=0.2)
