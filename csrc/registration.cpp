@@ -102,6 +102,10 @@ TORCH_LIBRARY(genlab, m) {
       "Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, Tensor? bias_hh_reverse, Tensor? batch_sizes, Tensor? mask, "
       "Tensor output, Tensor gates, Tensor kept, str cell, bool[11] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "word2vec_step(Tensor(a!) inputs, Tensor(b!) outputs, Tensor words, Tensor starts, Tensor? keep, Tensor? noise, "
+      "Tensor? path_starts, Tensor? path_nodes, Tensor? path_codes, int longest_path, str architecture, bool mean_gradient, "
+      "int window, int negatives, float lr, int key, int position, int threads) -> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -60,6 +60,7 @@ def load() -> ModuleType | None:
         norm_native,
         optimizer_step,
         recurrence_native,
+        word2vec_native,
     )
 
     try:
@@ -71,6 +72,7 @@ def load() -> ModuleType | None:
         loss_native.register()
         attention_native.register()
         recurrence_native.register()
+        word2vec_native.register()
     except RuntimeError as error:
         _failure = f"genlab._C was built from other sources: {_first_line(error)}; run `{BUILD_COMMAND}`"
         return None

@@ -30,6 +30,9 @@ class TextDataConfig(DataConfig):
     lowercase: bool = Field(True, description="capital letters become small ones")
     min_count: int = Field(1, ge=1, description="rarer tokens of the training part are unknown")
     vocabulary_size: int | None = Field(None, ge=1, description="keep only so many of the commonest tokens")
+    vocabulary_part: Literal["train", "split"] = Field(
+        "train", description="whose tokens have a number: the training part's, or the split's that is asked for"
+    )
     vocabulary: Path | None = Field(
         None, description="tokens of another model: its run or checkpoint, or vocab.txt; null: of the training part"
     )

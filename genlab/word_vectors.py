@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genlab.errors import DataError, UserError
+from genlab.errors import CheckpointError, DataError, UserError
 from genlab.registry import nearest
 
 
@@ -36,16 +36,19 @@ class WordVectors:
         """The vectors at length 1; a vector of zeros stays one."""
         return self.vectors / self.vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
+    def find(self, word: str) -> int | None:
+        """Row of a word as it is written or, if there is none, in lower case."""
+        return self.numbers.get(word, self.numbers.get(word.lower()))
+
     def number(self, word: str) -> int:
-        """Row of a word.
+        """Row of a word, as `find` gives it.
 
         Raises:
             UserError: unknown; names the most similar spelling.
         """
-        if word in self.numbers:
-            return self.numbers[word]
-        if word.lower() in self.numbers:
-            return self.numbers[word.lower()]
+        row = self.find(word)
+        if row is not None:
+            return row
         guess = nearest(word, self.words)
         hint = f"; did you mean {guess!r}?" if guess else ""
         raise UserError(f"word: expected one of the {len(self.words)} of the model, got {word!r}{hint}")
@@ -83,12 +86,17 @@ class WordVectors:
 
 
 def load_vectors(path: Path) -> WordVectors:
-    """The vectors in a text file as word2vec, GloVe and fastText write them, plain or gzipped.
+    """The vectors of a run of algorithm word2vec, or of one of its checkpoints, or in a text file.
+
+    Text files are read as word2vec, GloVe and fastText write them, plain or gzipped.
 
     Raises:
+        CheckpointError: a folder or checkpoint that is not of word2vec.
         DataError: no such file, or lines that are no vectors of one length; names the line.
     """
     path = path.expanduser()
+    if path.is_dir() or path.suffix == ".safetensors":
+        return _run_vectors(path)
     words: dict[str, None] = {}
     rows: list[list[float]] = []
     try:
@@ -109,3 +117,15 @@ def load_vectors(path: Path) -> WordVectors:
     if not rows:
         raise DataError(f"{path}: expected word vectors, got none")
     return WordVectors(tuple(words), torch.tensor(rows, dtype=torch.float32))
+
+
+def _run_vectors(path: Path) -> WordVectors:
+    from genlab.checkpoint import load_bundle
+
+    trainer = load_bundle(path).trainer
+    if not hasattr(trainer, "vectors"):
+        raise CheckpointError(
+            f"{path}: expected a run of algorithm word2vec or a text file of word vectors, got a run of "
+            f"{trainer.config.algorithm}"
+        )
+    return trainer.vectors()

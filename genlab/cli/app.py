@@ -38,6 +38,7 @@ from genlab.cli import (
     translate,
     translate_text,
     traverse,
+    word_vectors,
     write_text,
 )
 from genlab.cli.failures import Terminated, describe_failure, signals_held, terminating_on_sigterm
@@ -88,6 +89,7 @@ def build_app() -> typer.Typer:
         export_bert,
         write_text,
         translate_text,
+        word_vectors,
         inspect,
         build,
         bench,

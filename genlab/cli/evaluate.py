@@ -70,6 +70,13 @@ def evaluate(
             metavar="RUN",
         ),
     ] = None,
+    analogies: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of word2vec: questions to answer, lines A B C D under headings `: section` (questions-words.txt).",
+            metavar="FILE",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,
@@ -84,6 +91,8 @@ def evaluate(
     algorithm = model.config.algorithm
     if segmenter is not None and algorithm != "pix2pix":
         raise UserError(f"--segmenter: expected a model of algorithm pix2pix, got one of {algorithm}")
+    if analogies is not None and algorithm != "word2vec":
+        raise UserError(f"--analogies: expected a model of algorithm word2vec, got one of {algorithm}")
     if is_classifier(model):
         refuse_of_samples(names, extractor, samples)
         _evaluate_classes(model, split, prevalence or [], as_json)
@@ -109,6 +118,8 @@ def evaluate(
         )
         if segmenter is not None:
             scores += _fcn_scores(model, segmenter, samples, seed, progress)
+    if analogies is not None:
+        scores += _analogy_scores(model, analogies)
     if not scores:
         asked = "--metrics" if names else "evaluate.metrics of the run"
         raise UserError(
@@ -136,6 +147,15 @@ def _fcn_scores(model: Bundle, segmenter: Path, samples: int | None, seed: int, 
     judge = load_bundle(segmenter, device=device)
     data = EvaluationData(model.config, device, samples or model.config.evaluate.samples, seed, progress)
     found = fcn_scores(model.trainer, judge, data)
+    return [replace(score, protocol={**score.protocol, **checkpoint_facts(model)}) for score in found]
+
+
+def _analogy_scores(model: Bundle, file: Path) -> list[Any]:
+    from dataclasses import replace
+
+    from genlab.trainers.word2vec_scores import analogy_scores
+
+    found = analogy_scores(model.trainer.vectors(), file)
     return [replace(score, protocol={**score.protocol, **checkpoint_facts(model)}) for score in found]
 
 

@@ -92,6 +92,11 @@ class SentenceDataset(TokenDataset):
         return len(self._rows)
 
     @property
+    def rows(self) -> Ragged:
+        """The tokens of the sentences."""
+        return self._rows
+
+    @property
     def lengths(self) -> np.ndarray:
         return self._rows.lengths
 

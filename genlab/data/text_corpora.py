@@ -51,6 +51,8 @@ def build_stream(
     if settings.unit == "wordpiece":
         roles = (PAD, UNKNOWN, BEGIN, END, MASK)
     base = whole if settings.unit == "character" else parts["train"]
+    if settings.vocabulary_part == "split":
+        base = whole if split == "all" else parts[split]
     refuse_given(settings)
     codec = build_codec(
         base.split("\n") if roles else [base], unit=settings.unit, roles=roles, lowercase=settings.lowercase,
@@ -100,6 +102,7 @@ def build_wikitext2(config: DataConfig, split: str) -> ImageDataset:
         paths = [train, *files.values()]
     else:
         texts["train"], paths = texts.pop("val"), list(files.values())
+    if train is None and split != "all":
         notes = ("train.txt is not there: valid.txt is trained on, and its end is the validation part",)
     return build_stream(config, split, texts, paths, notes)
 

@@ -99,6 +99,8 @@ def text_digests(config: TextDataConfig, split: str, files: Sequence[Path] | dic
         files: that were read, the training part's too where the vocabulary comes from there; or plain facts.
     """
     shaping = {name: getattr(config, name) for name in _SHAPING}
+    if config.vocabulary_part != "train":  # an entry only then: texts without it keep the digests that they had
+        shaping["vocabulary_part"] = config.vocabulary_part
     given = given_codec(config)
     if given is not None:  # what its tokens are, not where its file lies
         shaping["vocabulary"] = given.digest

@@ -95,9 +95,10 @@ def build_sentences(
             f"data set {config.name!r}: split {split!r}: expected data.holdout above 0, as no file holds it, got 0"
         )
     train = parts["train"] if split != "all" else given["train"]
-    codec = codec_of(settings, train.texts, f"data set {config.name!r}")
     wanted = list(given.values()) if split == "all" else [parts[split]]
     texts = [text for part in wanted for text in part.texts]
+    base = texts if settings.vocabulary_part == "split" else train.texts
+    codec = codec_of(settings, base, f"data set {config.name!r}")
     labels = np.array([label for part in wanted for label in part.labels], dtype=np.int64)
     chosen = select(config, len(texts), labels, class_names)
     texts = [texts[row] for row in chosen.picked]

@@ -23,13 +23,18 @@ from genlab.ops.norm_conv2d import ConvResult, InputNorm, norm_conv2d, norm_conv
 from genlab.ops.reparametrize_kl import reparametrize_kl
 from genlab.ops.rnn import rnn
 from genlab.ops.scaled_dot_product_attention import scaled_dot_product_attention
+from genlab.ops.word2vec_objectives import HierarchicalSoftmax, NegativeSampling, keep_probabilities
+from genlab.ops.word2vec_step import Word2vecTotals, word2vec_step
 
 __all__ = [
     "ACTIVATIONS",
     "IMPLEMENTATIONS",
     "ConvResult",
+    "HierarchicalSoftmax",
     "InputNorm",
+    "NegativeSampling",
     "OpRow",
+    "Word2vecTotals",
     "batch_norm_act",
     "conv1d",
     "conv2d",
@@ -41,6 +46,7 @@ __all__ = [
     "get_default_impl",
     "gru",
     "instance_norm_act",
+    "keep_probabilities",
     "layer_norm_act",
     "lstm",
     "norm_conv2d",
@@ -49,4 +55,5 @@ __all__ = [
     "scaled_dot_product_attention",
     "reparametrize_kl",
     "set_default_impl",
+    "word2vec_step",
 ]

@@ -56,18 +56,19 @@ NATIVE = {
     "gan_loss": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "reparametrize_kl": {"cpu": CPU_DTYPES, "cuda": CUDA_DTYPES},
     "scaled_dot_product_attention": {"cpu": CUDA_DTYPES, "cuda": CUDA_DTYPES},
+    "word2vec_step": {"cpu": (torch.float32,), "cuda": (torch.float32,)},
 }
 
 # Ops that run in the dtype they are given: autocast leaves them alone. (Losses cast for themselves, to float32.)
 NOT_AUTOCAST = (
     *("batch_norm_act", "instance_norm_act", "layer_norm_act"),
-    *("cross_entropy", "gan_loss", "optimizer_step", "reparametrize_kl"),
+    *("cross_entropy", "gan_loss", "optimizer_step", "reparametrize_kl", "word2vec_step"),
 )
 
 # Ops that `genlab bench tune` has no shape classes for: their microseconds are not spent on looking for one.
 UNMEASURED = (
     *("cross_entropy", "gan_loss", "gru", "lstm", "optimizer_step", "reparametrize_kl", "rnn"),
-    "scaled_dot_product_attention",
+    *("scaled_dot_product_attention", "word2vec_step"),
 )
 
 
@@ -111,6 +112,9 @@ _ATTENTION = (
 )
 _ATTENTION_TORCH = "few scores, a processor without AVX-512, or head dims without kernel: torch's"
 _ATTENTION_CUDA = "the native CUDA kernels have not been timed on a GPU; torch's"
+_WORD2VEC = "a loop of torch calls or numpy's makes some ten thousand predictions a second, the kernel millions"
+_WORD2VEC_CUDA = "nothing else trains on a GPU; the kernel has not been timed there"
+_WORD2VEC_TORCH = "the tables are of float32"
 _NORM_DTYPES = (torch.float32, torch.bfloat16)
 _ATTENTION_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -167,15 +171,17 @@ RULES = (
     Rule("gru", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
     Rule("gru", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
     Rule("lstm", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
-    Rule(
-        "lstm", "cpu", "native", recurrence_tuning.LSTM_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_lstm_wins
-    ),
+    Rule("lstm", "cpu", "native", recurrence_tuning.LSTM_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_lstm_wins),
     Rule("lstm", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
     Rule("lstm", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
     Rule("rnn", "cpu", "native", recurrence_tuning.MASKED_SUMMARY, CPU_DTYPES, recurrence_tuning.is_masked),
     Rule("rnn", "cpu", "native", recurrence_tuning.RNN_SUMMARY, _NORM_DTYPES, recurrence_tuning.native_wins),
     Rule("rnn", "cpu", "torch", recurrence_tuning.TORCH_SUMMARY),
     Rule("rnn", "cuda", "torch", recurrence_tuning.CUDA_SUMMARY),
+    Rule("word2vec_step", "cpu", "native", _WORD2VEC, (torch.float32,)),
+    Rule("word2vec_step", "cpu", "torch", _WORD2VEC_TORCH),
+    Rule("word2vec_step", "cuda", "native", _WORD2VEC_CUDA, (torch.float32,)),
+    Rule("word2vec_step", "cuda", "torch", _WORD2VEC_TORCH),
 )
 
 _RULES_OF = {

@@ -28,6 +28,7 @@ from genlab.trainers.tagger import TaggerTrainer
 from genlab.trainers.training import TrainResult, train
 from genlab.trainers.vae import VaeTrainer
 from genlab.trainers.wgan import WganGpTrainer, WganTrainer
+from genlab.trainers.word2vec import Word2vecTrainer
 
 ALGORITHMS: Registry[type[Trainer]] = Registry("algorithm")
 ALGORITHMS.register("autoencoder")(AutoencoderTrainer)
@@ -52,5 +53,6 @@ ALGORITHMS.register("tagger")(TaggerTrainer)
 ALGORITHMS.register("vae")(VaeTrainer)
 ALGORITHMS.register("wgan")(WganTrainer)
 ALGORITHMS.register("wgan_gp")(WganGpTrainer)
+ALGORITHMS.register("word2vec")(Word2vecTrainer)
 
 __all__ = ["ALGORITHMS", "Callback", "DataSpec", "TrainResult", "Trainer", "train"]

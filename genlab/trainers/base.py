@@ -158,6 +158,11 @@ class Trainer:
         self.graphs = StepGraphs(self, config.train.cuda_graph)
         seed_everything(config.seed, "training", self.distributed.rank)  # dropout and the like differ between processes
 
+    @classmethod
+    def settle(cls, config: RunConfig, dataset: ImageDataset) -> RunConfig:
+        """The configuration with what only the data tells, such as the steps of an epoch; asked before a training."""
+        return config
+
     # The algorithm: these four, and of the others what it needs.
 
     def build_networks(self) -> dict[str, nn.Module]:

@@ -72,7 +72,7 @@ class SentenceModelConfig(Section):
         "rand", description="word vectors: learnt; given and fixed; given and tuned; both"
     )
     vectors: Path | None = Field(
-        None, description="text file of vectors as word2vec, GloVe, fastText write, or .gz of one"
+        None, description="run of word2vec, or text file of vectors as word2vec, GloVe, fastText write, or .gz of one"
     )
     dropout: Probability = 0.5
     word_dropout: Probability = Field(0.0, description="share of the words taken for unknown while training")

@@ -92,6 +92,7 @@ def train(
 
         plan = distributed.on_main(lambda: _plan(config, run_dir, resume))
         dataset = data.build(config.data, split=config.data.split)
+        config = ALGORITHMS.get(config.algorithm).settle(config, dataset)
         checkpoint = None
         if plan.source is not None:
             checkpoint = load_checkpoint(plan.source)

@@ -18,8 +18,10 @@ TORCH_HEADERS = ("torch/", "ATen/", "c10/", "pybind11/", "Python.h")
 # tests/ops/test_batch_norm_synchronised.py checks that to the second order.
 HALVES = ("norm_act_backward_sums", "norm_act_backward_input")
 
-# Ops that a training calls after its gradients are taken: they write in place, or are a number for such an op.
-WITHOUT_GRADIENT = tuple(f"optimizer_step_{part}" for part in ("adam", "rmsprop", "sgd", "follow", "norm"))
+# Ops that a training calls after its gradients are taken, or that take them: they write in place, or are a number for
+# such an op.
+_OPTIMIZER = tuple(f"optimizer_step_{part}" for part in ("adam", "rmsprop", "sgd", "follow", "norm"))
+WITHOUT_GRADIENT = (*_OPTIMIZER, "word2vec_step")
 
 
 def schemas() -> list[str]:

@@ -22,7 +22,7 @@ VERBS = [
     "train", "sample", "evaluate", "fid", "is", "statistics", "report", "list", "doctor", "build",
     "data check", "bench step", "interpolate", "arithmetic", "traverse", "manifold", "reconstruct", "latents",
     "translate", "anomalies", "likelihood", "predict-text", "fill-mask", "export-bert", "generate",
-    "translate-text", "caption", "cross-validate",
+    "translate-text", "caption", "cross-validate", "neighbours", "analogies", "export-vectors",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ CASES = {
     "bert_pretraining_tiny": ("pairs", 2 * 16),
     "forecaster_tiny": ("windows", None),
     "vae_tiny": ("images", None),
+    "word2vec_tiny": ("words", 2 * 500),
 }
 
 
