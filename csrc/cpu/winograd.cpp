@@ -121,37 +121,22 @@ void fold_reflection(
   });
 }
 
-// Sums of each channel: lines first, then images, so that the error of a long sum stays small.
-void sum_channels(
-    const ConstImage& image, const Derivative& derivative, float* sums, const ParallelFor& parallel_for) {
-  constexpr int64_t kPiece = 4 * kChannelStep;
-  parallel_for((image.channels + kPiece - 1) / kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t piece = begin; piece < end; ++piece) {
-      const int64_t first = piece * kPiece, count = std::min(kPiece, image.channels - first);
-      float all[kPiece] = {};
-      for (int64_t n = 0; n < image.n; ++n) {
-        float of_image[kPiece] = {};
-        for (int64_t h = 0; h < image.h; ++h) {
-          float of_line[kPiece] = {};
-          const float* line = image.data + n * image.stride_n + h * image.stride_h + first;
-          for (int64_t w = 0; w < image.w; ++w, line += image.stride_w) {
-            if (derivative.output == nullptr) {
-              for (int64_t c = 0; c < count; ++c) of_line[c] += line[c];
-              continue;
-            }
-            const float* y = derivative.output + (line - image.data);
-            for (int64_t c = 0; c < count; ++c) {
-              of_line[c] +=
-                  activate_gradient_from_output(derivative.activation, line[c], y[c], derivative.negative_slope);
-            }
-          }
-          for (int64_t c = 0; c < count; ++c) of_image[c] += of_line[c];
-        }
-        for (int64_t c = 0; c < count; ++c) all[c] += of_image[c];
-      }
-      std::copy(all, all + count, sums + first);
+// Sums of each channel: runs of lines first, in one order, so that the error of a long sum stays small.
+void sum_channels(const ConstImage& image, const Derivative& derivative, float* sums, const ParallelFor& parallel_for) {
+  constexpr int64_t kLines = 8;
+  static thread_local Scratch scratch;
+  const int64_t lines = image.n * image.h, runs = (lines + kLines - 1) / kLines;
+  float* const partial = scratch.reserve(runs * image.channels);
+  parallel_for(runs, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      engine()->sum_lines(
+          image, derivative, run * kLines, std::min(lines, (run + 1) * kLines), partial + run * image.channels);
     }
   });
+  std::fill(sums, sums + image.channels, 0.0f);
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t c = 0; c < image.channels; ++c) sums[c] += partial[run * image.channels + c];
+  }
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ const Engine& engine_avx512() {
         taps == 2 ? avx512::correlate<2>(convolution, grad_output, derivative, grad_weight, parallel_for)
                   : avx512::correlate<3>(convolution, grad_output, derivative, grad_weight, parallel_for);
       },
-      avx512::widen_gradient};
+      avx512::sum_lines, avx512::widen_gradient};
   return engine;
 }
 

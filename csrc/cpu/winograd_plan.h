@@ -83,7 +83,9 @@ struct Engine {
   // The gradient of the weight; convolution.weight is not read. grad_output: where `Target` would be, with step 1.
   void (*correlate)(
       int taps, const Convolution&, const ConstImage& grad_output, const Derivative&, const GradWeight&, const ParallelFor&);
-  // `output` may be null.
+  // sums[channels] = those of lines [begin, end), counted through all images, times the derivative.
+  void (*sum_lines)(const ConstImage&, const Derivative&, int64_t begin, int64_t end, float* sums);
+  // to[i] = gradient[i] in float32 times the derivative; `output` may be null.
   void (*widen_gradient)(
       const BFloat16* gradient, const BFloat16* output, Activation, float negative_slope, int64_t count, float* to);
 };

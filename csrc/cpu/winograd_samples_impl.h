@@ -64,6 +64,26 @@ GENLAB_INLINE void with_reader(
   });
 }
 
+// -- sums ----------------------------------------------------------------------------------------------------------------
+
+inline void sum_lines(const ConstImage& image, const Derivative& derivative, int64_t begin, int64_t end, float* sums) {
+  const auto run = [&](const auto& read) {
+    std::fill(sums, sums + image.channels, 0.0f);
+    for (int64_t line = begin; line < end; ++line) {
+      const int64_t start = line / image.h * image.stride_n + line % image.h * image.stride_h;
+      for (int64_t c = 0; c < image.channels; c += kLanes) {
+        Vector sum = {};
+        for (int64_t w = 0; w < image.w; ++w) sum += read(start + w * image.stride_w + c);
+        store(sums + c, load(sums + c) + sum);
+      }
+    }
+  };
+  if (derivative.output == nullptr) return run([&](int64_t at) { return load(image.data + at); });
+  with_derivative(derivative.activation, derivative.negative_slope, [&](auto differentiate) {
+    run([&](int64_t at) { return differentiate(load(image.data + at), load(derivative.output + at)); });
+  });
+}
+
 // -- bfloat16 ------------------------------------------------------------------------------------------------------------
 
 GENLAB_INLINE Vector load_wide(const BFloat16* from, int64_t count) {

@@ -94,8 +94,9 @@ def conv2d(
         input, before = pad(input, before, extra, padding_mode), (0, 0)
     if chosen == "mixed":
         dtype = implementation.effective_dtype(input)
-        output = conv_mixed.convolve(input, weight, bias, stride, before, dilation, dtype)
-        return act.apply_(output, activation, negative_slope)
+        return conv_mixed.convolve(
+            input, weight, bias, stride, before, dilation, dtype, activation=activation, negative_slope=negative_slope
+        )
     if chosen == "torch":
         output = F.conv2d(input, weight, bias, stride, before, dilation, groups)
         return act.apply_(output, activation, negative_slope)
