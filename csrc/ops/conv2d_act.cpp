@@ -164,7 +164,13 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_act_backward(
       ", got ", shape_text(grad_output));
   Call call{grad_output, {output, kind, negative_slope}, input,      weight,     stride, padding,
             dilation,    groups,                         padding_mode, transposed, wanted};
-  transposed ? static_cast<void>(call.transposed_input_problem()) : static_cast<void>(call.input_problem());
+  if (transposed) {
+    call.transposed_input_problem();
+  } else {
+    const Conv2dGeometry g = call.input_problem().geometry;
+    TORCH_CHECK_VALUE(
+        input.size(1) == g.c_in, kOp, ": expected input with ", g.c_in, " channels, got ", shape_text(input));
+  }
   call.weight_problem();
   const auto none = [&] { return at::empty({0}, input.options()); };
   if (output.numel() == 0 || !(wanted[0] || wanted[1])) {
