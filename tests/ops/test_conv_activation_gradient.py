@@ -14,8 +14,8 @@ from genlab.ops import activation as act
 
 ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid"]
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# n, c_in, c_out, kernel, stride, padding, h, w: Winograd of stride 1 and 2 with tiles that overhang, 64 channels that bfloat16
-# takes widened, images of few channels, channels and sizes without a pattern, a kernel of one tap.
+# n, c_in, c_out, kernel, stride, padding, h, w: Winograd of stride 1 and 2 with tiles that overhang, 64 channels that
+# bfloat16 takes widened, images of few channels, channels and sizes without a pattern, a kernel of one tap.
 SHAPES = [
     (2, 16, 32, 3, 1, 1, 13, 10),
     (3, 32, 16, 4, 2, 1, 18, 17),
@@ -143,7 +143,8 @@ def calls_to_check() -> dict[str, tuple]:
         "input_alone": (*narrow, leaf(2, 4, 3, 3), leaf(6, 4, 3, 3), *PLAIN, False, "relu", 0.2, [True, False, False]),
         "bias_alone": (*narrow, leaf(2, 4, 3, 3), leaf(6, 4, 3, 3), *PLAIN, False, "tanh", 0.2, [False, False, True]),
         "empty_batch": (
-            leaf(0, 6, 3, 3), leaf(0, 6, 3, 3), leaf(0, 4, 3, 3), leaf(6, 4, 3, 3), *PLAIN, False, "tanh", 0.2, [True] * 3,
+            leaf(0, 6, 3, 3), leaf(0, 6, 3, 3), leaf(0, 4, 3, 3), leaf(6, 4, 3, 3), *PLAIN, False, "tanh", 0.2,
+            [True] * 3,
         ),
     }  # fmt: skip
 
