@@ -39,23 +39,24 @@ GENLAB_INLINE void copy_pixel(
   }
 }
 
-// c[kRows][ldc] (+)= a b over `depth`: a[row * a_row + d * a_depth], b[d * ldb], kVectors of a row of b and c.
-template <int kRows, int kVectors>
-void multiply(
-    int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
+// c[kRows][ldc] (+)= a b over `depth`, b[depth][ldb], of which kVectors of a row are used, as of c. a[kRows][lda], or
+// a[depth][lda] where kTransposed.
+template <int kRows, int kVectors, bool kTransposed>
+void multiply(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
   __m512 sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) sum[i][v] = _mm512_setzero_ps();
   }
-  for (int64_t d = 0; d < depth; ++d) {
+#pragma GCC unroll 4
+  for (int64_t d = 0; d < depth; ++d, b += ldb) {
     __m512 right[kVectors];
 #pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) right[v] = _mm512_loadu_ps(b + d * ldb + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) right[v] = _mm512_loadu_ps(b + v * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const __m512 left = _mm512_set1_ps(a[i * a_row + d * a_depth]);
+      const __m512 left = _mm512_set1_ps(kTransposed ? a[d * lda + i] : a[i * lda + d]);
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) sum[i][v] = _mm512_fmadd_ps(left, right[v], sum[i][v]);
     }
@@ -70,26 +71,29 @@ void multiply(
   }
 }
 
-using Multiply = void (*)(int64_t, const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t, bool);
+using Multiply = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool);
 
-template <int kVectors>
+template <int kVectors, bool kTransposed>
 Multiply multiply_of(int64_t rows) {
-  static constexpr Multiply kTable[] = {multiply<1, kVectors>, multiply<2, kVectors>, multiply<3, kVectors>,
-                                        multiply<4, kVectors>, multiply<5, kVectors>, multiply<6, kVectors>,
-                                        multiply<7, kVectors>, multiply<8, kVectors>};
+  static constexpr Multiply kTable[] = {
+      multiply<1, kVectors, kTransposed>, multiply<2, kVectors, kTransposed>, multiply<3, kVectors, kTransposed>,
+      multiply<4, kVectors, kTransposed>, multiply<5, kVectors, kTransposed>, multiply<6, kVectors, kTransposed>,
+      multiply<7, kVectors, kTransposed>, multiply<8, kVectors, kTransposed>};
   return kTable[rows - 1];
 }
 
 // The same for any number of rows, and columns in whole vectors.
-inline void multiply_all(
-    int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b, float* c,
-    bool add) {
+template <bool kTransposed>
+void multiply_all(
+    int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b, float* c, bool add) {
   for (int64_t j = 0; j < columns; j += kMostVectors * kLanes) {
     const int64_t vectors = std::min<int64_t>(kMostVectors, (columns - j) / kLanes);
     for (int64_t i = 0; i < rows; i += kMostRows) {
       const int64_t height = std::min<int64_t>(kMostRows, rows - i);
-      const Multiply run = vectors == 3 ? multiply_of<3>(height) : vectors == 2 ? multiply_of<2>(height) : multiply_of<1>(height);
-      run(depth, a + i * a_row, a_row, a_depth, b + j, columns, c + i * columns + j, columns, add);
+      const Multiply run = vectors == 3   ? multiply_of<3, kTransposed>(height)
+                           : vectors == 2 ? multiply_of<2, kTransposed>(height)
+                                          : multiply_of<1, kTransposed>(height);
+      run(depth, a + (kTransposed ? i : i * lda), lda, b + j, columns, c + i * columns + j, columns, add);
     }
   }
 }
@@ -142,7 +146,7 @@ struct Spread {
         }
         source = line, step = g.c_out;
       }
-      multiply_all(g.w_out, columns, g.c_out, source, step, 1, weight, products, false);
+      multiply_all<false>(g.w_out, columns, g.c_out, source, step, weight, products, false);
       // Neighbours overlap: visiting every other pixel lets a sum be stored before it is read again.
       const int64_t turns = ceil_divide(g.kw, g.stride_w);
       for (int64_t turn = 0; turn < turns; ++turn) {
@@ -208,11 +212,11 @@ struct Patches {
             n * p.grad_output_stride[0] + row * p.grad_output_stride[2] + column * p.grad_output_stride[3], g.c_out,
             gradients + filled * g.c_out, p.grad_bias == nullptr ? nullptr : bias);
         if (++filled < kChunk) continue;
-        multiply_all(g.c_out, columns, filled, gradients, 1, g.c_out, patches, sums, true);
+        multiply_all<true>(g.c_out, columns, filled, gradients, g.c_out, patches, sums, true);
         filled = 0;
       }
     }
-    if (filled > 0) multiply_all(g.c_out, columns, filled, gradients, 1, g.c_out, patches, sums, true);
+    if (filled > 0) multiply_all<true>(g.c_out, columns, filled, gradients, g.c_out, patches, sums, true);
   }
 
   void copy_patch(int64_t n, int64_t row, int64_t column, float* to) const {

@@ -50,6 +50,8 @@ class _MixedConvolution(torch.autograd.Function):
         with torch.autocast(grad_output.device.type, enabled=False):
             spreads = not ctx.transposed and tuning.spread_wins(grad_output, weight, ctx.attributes[2])
             packs = tuning.weight_gradient_wins(weight, ctx.grid)
+            if weight.dtype == torch.float32:
+                packs = packs and wants_bias and output is not None and not ctx.transposed
             if output is not None:
                 # Kernels of this library alone: each takes the derivative as it reads the gradient.
                 lies_by_pixels = output.is_contiguous(memory_format=torch.channels_last)
