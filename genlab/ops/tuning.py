@@ -262,8 +262,8 @@ def few_channels_summary() -> str:
     wgrad, spread = FEW_CHANNELS_RATIOS
     return (
         f"by direction, channels_last, images of up to {SPREAD_MOST_CHANNELS} channels: torch's but for the native "
-        f"weight gradient with bias and activation {wgrad[0]:g}-{wgrad[1]:g}x and the native transposed direction {spread[0]:g}-{spread[1]:g}x "
-        f"of oneDNN's ({MACHINE})"
+        f"weight gradient with bias and activation {wgrad[0]:g}-{wgrad[1]:g}x and the native transposed direction "
+        f"{spread[0]:g}-{spread[1]:g}x of oneDNN's ({MACHINE})"
     )
 
 
