@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the kernels of few channels need AVX-512"
 )
 LAST = torch.channels_last
-# n, few, many, kernel, stride, padding, h, w: one and four channels, kernels wider than a vector and of one tap, strides
-# that leave pixels without a tap, a last register block of each height, more lines than pieces.
+# n, few, many, kernel, stride, padding, h, w: one and four channels, kernels wider than a vector and of one
+# tap, strides that leave pixels without a tap, a last register block of each height, more lines than pieces.
 SHAPES = [
     (4, 3, 64, (4, 4), (2, 2), (1, 1), 16, 14),
     (3, 1, 48, (5, 3), (1, 2), (2, 0), 9, 11),
