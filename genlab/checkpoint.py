@@ -177,6 +177,26 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(tensors, state, path)
 
 
+def read_state(path: str | Path) -> dict[str, Any]:
+    """The JSON values of a checkpoint without its tensors: quick, and not checked against the digest.
+
+    Raises:
+        CheckpointError: missing, or no checkpoint of this lab.
+    """
+    path = Path(path)
+    _refuse_other_formats(path)
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: truncated or damaged ({' '.join(str(error).split())}); use an earlier checkpoint"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path}: expected one that genlab wrote, got other safetensors")
+    return _parse_state(path, metadata)
+
+
 def _refuse_other_formats(path: Path) -> None:
     try:
         with open(path, "rb") as file:

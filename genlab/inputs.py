@@ -86,8 +86,9 @@ def moved(config: DataConfig, root: Path | None) -> DataConfig:
 
 
 def open_inputs(
-    path: Path | None, trainer: Trainer, *, split: str = "test", every_class: bool = False, root: Path | None = None
-) -> Inputs:
+    path: Path | None, trainer: Trainer, *, split: str = "test", every_class: bool = False, root: Path | None = None,
+    convert: bool = False,
+) -> Inputs:  # fmt: skip
     """Opens images as the model's training data were opened: same size, resizing and channels.
 
     Args:
@@ -96,6 +97,7 @@ def open_inputs(
         split: part of the run's own data.
         every_class: of the run's own data also the classes that `data.classes` left out.
         root: where the run's own data lie now; default: the run's data.root.
+        convert: bring images of other channels to the model's; else they are refused.
 
     Raises:
         DataError: nothing there, no image, another number of channels than the model's, or a root where the run's
@@ -109,6 +111,8 @@ def open_inputs(
     if not path.exists():
         raise DataError(f"{path}: expected an image, a folder or a zip archive of images, got nothing at that path")
     own = config.model_copy(update={"name": "folder", "root": path, "limit": None, "classes": None})
+    if convert:
+        own = own.model_copy(update={"channels": trainer.data.shape[0]})
     if path.is_file() and path.suffix.lower() != ".zip":
         tree = _OneFile(path)
         pictures = FilePictures(tree, tree.images(), own)

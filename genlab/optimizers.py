@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -13,15 +14,28 @@ from genlab.ops import get_default_impl
 from genlab.optim import FusedStep, WeightAverage
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, parameters: Iterable[Parameter], *, without_decay: Iterable[Parameter] = ()
+) -> torch.optim.Optimizer:
     """The optimiser that `config` describes over `parameters`, frozen ones included (they are skipped while frozen).
 
     The classes of `genlab.optim`; with kernels.impl=torch (`genlab.ops.set_default_impl`) those of torch.optim, fused
     where torch has that. State of the one loads into the other. AdaGrad is torch's in either case.
+
+    Args:
+        config: of the optimiser.
+        parameters: that it steps.
+        without_decay: those among them that weight decay leaves alone; they make a second group.
     """
     plain = get_default_impl() == "torch"
     family = torch.optim if plain else optim
-    groups = [{"params": list(parameters), "max_grad_norm": config.max_grad_norm}]
+    spared = set(without_decay)
+    decayed, rest = [], []
+    for parameter in parameters:
+        (rest if parameter in spared else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed, "max_grad_norm": config.max_grad_norm}]
+    if rest:
+        groups.append({"params": rest, "max_grad_norm": config.max_grad_norm, "weight_decay": 0.0})
     common = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name in {"adam", "adamw"}:
         kind = family.Adam if config.name == "adam" else family.AdamW

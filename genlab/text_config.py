@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from genlab.config import DataConfig
+
+if TYPE_CHECKING:
+    from genlab.data.text_vocabulary import TextCodec
 
 Unit = Literal["word", "whitespace", "character", "wordpiece"]
 
@@ -26,10 +30,26 @@ class TextDataConfig(DataConfig):
     lowercase: bool = Field(True, description="capital letters become small ones")
     min_count: int = Field(1, ge=1, description="rarer tokens of the training part are unknown")
     vocabulary_size: int | None = Field(None, ge=1, description="keep only so many of the commonest tokens")
+    vocabulary: Path | None = Field(
+        None, description="tokens of another model: its run or checkpoint, or vocab.txt; null: of the training part"
+    )
     max_length: int | None = Field(None, ge=1, description="cut longer sentences to so many tokens; null: none is cut")
     sequence_length: int = Field(35, ge=1, description="tokens of a stream (or steps of a series) seen at a time")
     languages: tuple[str, str] = Field(("en", "de"), description="of pairs: from which language into which")
     bucket_batches: int = Field(50, ge=1, description="batches of sentences that are sorted by length together")
+
+    _codec: TextCodec | None = PrivateAttr(None)
+
+    def with_codec(self, codec: TextCodec) -> TextDataConfig:
+        """These settings with a codec at hand: what `vocabulary` names is not read, and need not be there any more."""
+        copy = self.model_copy()
+        copy._codec = codec
+        return copy
+
+    @property
+    def codec(self) -> TextCodec | None:
+        """Of `with_codec`."""
+        return self._codec
 
     @model_validator(mode="after")
     def _nothing_of_pictures(self) -> TextDataConfig:

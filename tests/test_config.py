@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from pydantic import ValidationError
 
@@ -40,7 +42,7 @@ def test_every_configuration_that_comes_along_loads_by_name_and_survives_a_round
     assert load_config(copy) == config
 
 
-TEXT_KINDS = ("sentences", "text", "sentence_pairs", "tagged", "series")
+TEXT_KINDS = ("sentences", "text", "documents", "sentence_pairs", "tagged", "series")
 
 
 def text_spec(name: str, kind: str):
@@ -49,7 +51,7 @@ def text_spec(name: str, kind: str):
     from genlab.trainers import DataSpec
 
     codec = build_codec(["a b c d"], unit="word", roles=(PAD, UNKNOWN, BEGIN, END, MASK)).to_dict()
-    keys = {"sentence_pairs": ("source", "target"), "series": ()}.get(kind, ("tokens",))
+    keys = {"sentence_pairs": ("source", "target"), "series": (), "captioned": ("caption",)}.get(kind, ("tokens",))
     classes = 3 if kind in ("sentences", "tagged") else None
     return DataSpec(name, kind, (1,) if kind == "series" else (), classes, codecs=dict.fromkeys(keys, codec) or None)
 
@@ -64,6 +66,8 @@ def test_every_configuration_builds_its_networks(path):
     shape = (config.data.channels or (3 if colour else 1), *config.data.height_width)
     if kind in TEXT_KINDS:
         spec = text_spec(config.data.name, kind)
+    elif kind == "captioned":
+        spec = dataclasses.replace(text_spec(config.data.name, kind), shape=shape)
     else:
         spec = DataSpec(config.data.name, kind, (2,) if kind == "points" else shape, 10 if kind == "images" else None)
     trainer = ALGORITHMS.get(config.algorithm)(config, spec)

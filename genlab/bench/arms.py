@@ -16,11 +16,15 @@ from torch import nn
 
 from genlab.bench.plain_dcgan import PlainDcgan, copy_in_order
 from genlab.bench.plain_resnet import build_resnet_generator, norm_of_one_sample
+from genlab.bench.supervised import TOLERANCES as SUPERVISED_TOLERANCES
+from genlab.bench.supervised import lab_step, plain_step
+from genlab.bench.workloads import WORKLOADS
 
 LAB, FUSED, PLAIN = "genlab", "genlab, kernels.fuse", "plain torch"
 PLAIN_KEPT = "plain torch, memory kept"
 PLAIN_TUNED = "plain torch, channels_last, memory kept"
 COMPILED = "torch.compile, channels_last, memory kept"
+COMPILED_TEXT = "torch.compile, memory kept"
 
 DCGAN, RESNET_9 = "dcgan", "cyclegan_resnet9"
 RESNET_BLOCKS = 9
@@ -53,8 +57,24 @@ KINDS = {
         ArmKind(PLAIN_KEPT, kept=True),
         ArmKind(PLAIN_TUNED, channels_last=True, kept=True),
         ArmKind(COMPILED, channels_last=True, compiled=True, kept=True),
+        ArmKind(COMPILED_TEXT, compiled=True, kept=True),
     )
 }
+
+
+def arms_of(workload: str, compiled: bool) -> list[str]:
+    """Who takes part, the lab first.
+
+    Args:
+        workload: "dcgan", "cyclegan_resnet9" or a name of `WORKLOADS`.
+        compiled: whether torch.compile does.
+    """
+    pictures = workload not in WORKLOADS or WORKLOADS[workload].channels > 0
+    left_out = {COMPILED_TEXT} if pictures else {COMPILED, PLAIN_TUNED}  # only pictures have a channels_last order
+    if workload != DCGAN:
+        left_out.add(FUSED)  # no other workload has chains of convolution, batch normalisation and activation as one
+    return [name for name, kind in KINDS.items() if name not in left_out and (compiled or not kind.compiled)]
+
 
 # Largest relative difference to the lab's values in the first and the second step. DCGAN: from the second step on
 # rounding is magnified: it turns some values over the kink of LeakyReLU, whose gradients Adam's first update divides by
@@ -65,6 +85,7 @@ TOLERANCES = {
     (DCGAN, "bf16-mixed"): (5e-2, 5e-2),
     (RESNET_9, "fp32"): (1e-3, 1e-3),
     (RESNET_9, "bf16-mixed"): (5e-2, 5e-2),
+    **{(name, precision): limits for name in WORKLOADS for precision, limits in SUPERVISED_TOLERANCES.items()},
 }
 
 
@@ -72,8 +93,14 @@ def make_stepper(name: str, settings: Any) -> Step:
     """A function without arguments that takes one step of the arm `name` and returns what the arms must agree on."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    kind = KINDS[name]
+    if settings.workload in WORKLOADS:
+        workload = WORKLOADS[settings.workload]
+        if kind.lab:
+            return lab_step(workload, settings)
+        return plain_step(workload, settings, _memory_format(kind), kind.compiled)
     make = _resnet_step if settings.workload == RESNET_9 else _dcgan_step
-    return make(KINDS[name], settings)
+    return make(kind, settings)
 
 
 def make_data(settings: Any) -> torch.Tensor:

@@ -32,10 +32,11 @@ class StepSettings:
     """What is measured.
 
     Attributes:
-        workload: "dcgan", a training step of both networks, or "cyclegan_resnet9", forward and backward of that
-            generator.
+        workload: "dcgan", a training step of both networks, "cyclegan_resnet9", forward and backward of that
+            generator, or a name of `genlab.bench.workloads.WORKLOADS`, a training step.
         size, channels, base_channels, latent_dim: of the networks; the defaults are DCGAN-64's.
-        batch: images of a step.
+        length, width: tokens of a sequence and the network's width, of models of text.
+        batch: pictures or sequences of a step.
         precision: "fp32" or "bf16-mixed".
         rounds: turns of each arm.
         steps: steps timed together in a turn.
@@ -48,6 +49,8 @@ class StepSettings:
     channels: int = 3
     base_channels: int = 64
     latent_dim: int = 100
+    length: int = 0
+    width: int = 0
     batch: int = 64
     precision: str = "fp32"
     rounds: int = 10
@@ -166,20 +169,16 @@ def run_step_bench(settings: StepSettings, progress: Any = None) -> dict[str, An
     """
     if settings.precision not in PRECISIONS:
         raise UserError(f"--precision: expected one of {', '.join(PRECISIONS)}, got {settings.precision!r}")
-    from genlab.bench.arms import COMPILED, DCGAN, FUSED, KINDS, TOLERANCES
+    from genlab.bench.arms import KINDS, TOLERANCES, arms_of
 
     arms: list[Arm] = []
     left_out: dict[str, str] = {}
     try:
-        for name in KINDS:
-            if name == COMPILED and not settings.compiled:
-                continue
-            if name == FUSED and settings.workload != DCGAN:
-                continue  # instance normalisation has no fused form
+        for name in arms_of(settings.workload, settings.compiled):
             try:
                 arms.append(Arm(name, settings))
             except RuntimeError as error:
-                if name != COMPILED:
+                if not KINDS[name].compiled:
                     raise
                 left_out[name] = str(error).strip().splitlines()[0][:300]  # a machine without a compiler, say
         limits = TOLERANCES[settings.workload, settings.precision]
@@ -223,7 +222,7 @@ def summarize(settings: StepSettings, arms: list[Any], differences: dict[str, fl
                 "arm": arm.name,
                 "seconds_per_step": statistics.median(arm.seconds),
                 "spread": spread(arm.seconds),
-                "images_per_second": settings.batch / statistics.median(arm.seconds),
+                "samples_per_second": settings.batch / statistics.median(arm.seconds),
                 "lab_is_quicker_by": statistics.median(ratios),
                 "ratio_spread": spread(ratios),
                 "same_against_same": same_against_same(arm.seconds),

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -20,8 +21,13 @@ from genlab.cli import (
     arithmetic,
     bench,
     build,
+    caption,
     classify,
+    cross_validate,
+    evaluate,
     explain,
+    export_bert,
+    fill_mask,
     generate,
     inspect,
     likelihood,
@@ -34,7 +40,7 @@ from genlab.cli import (
     traverse,
     write_text,
 )
-from genlab.cli.failures import Terminated, describe_failure, terminating_on_sigterm
+from genlab.cli.failures import Terminated, describe_failure, signals_held, terminating_on_sigterm
 
 USAGE_ERROR = 2
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
@@ -64,6 +70,7 @@ def build_app() -> typer.Typer:
 
     verbs = (
         train,
+        cross_validate,
         generate,
         translate,
         traverse,
@@ -71,10 +78,14 @@ def build_app() -> typer.Typer:
         reconstruct,
         classify,
         explain,
+        caption,
         anomalies,
+        evaluate,
         score,
         likelihood,
         predict_text,
+        fill_mask,
+        export_bert,
         write_text,
         translate_text,
         inspect,
@@ -133,6 +144,9 @@ def _invoke(words: list[str]) -> int:
     command = typer.main.get_command(build_app())
     if "_GENLAB_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(args=words, prog_name="genlab")
+    if words and not {"--help", "--version"} & set(words):
+        with signals_held(), contextlib.suppress(ImportError):  # the verb tells what is missing
+            import torch  # noqa: F401 - loaded here, where no signal can fall into it
     try:
         # Not command.main: that one swallows Ctrl-C and prints usage errors over several lines.
         with command.make_context("genlab", words or ["--help"]) as context:

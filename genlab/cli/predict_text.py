@@ -1,11 +1,11 @@
-"""`genlab predict-text`: the classes of sentences by a trained classifier."""
+"""`genlab predict-text`: the class of sentences by a trained classifier, of every word by a trained tagger."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,8 @@ EXAMPLES = """\
 A sentence: genlab predict-text runs/text_cnn_sst2-1 "a film to fall in love with"
 
 A file, one sentence a line: genlab predict-text runs/text_cnn_sst2-1 --file reviews.txt --json
+
+Parts of speech, words between spaces: genlab predict-text runs/bilstm_small_tags-1 "the old man lights a lamp ."
 """
 
 
@@ -31,33 +33,54 @@ def predict_text(
     file: Annotated[
         Path | None, typer.Option(help="UTF-8 file of sentences, one a line; - reads from stdin.", metavar="PATH")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with every probability.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line: probabilities, or tags.")] = False,
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,
     device: DeviceOption = None,
 ) -> None:
-    """Say which class sentences belong to, and how sure the model is."""
+    """Say which class sentences belong to and how sure the model is, or the tag of each word by a tagger."""
     texts = gather_texts(sentences, file)
     model = open_model(checkpoint, which, weights, device)
-    classify = getattr(model.trainer, "classify", None)
-    if classify is None:
+    show = _SHOWN.get(model.trainer.data.kind)
+    if show is None:
         from genlab.trainers import ALGORITHMS
 
-        able = [name for name in ALGORITHMS.names() if hasattr(ALGORITHMS.get(name), "classify")]
+        able = [name for name in ALGORITHMS.names() if set(_SHOWN) & set(ALGORITHMS.get(name).data_kinds)]
         raise UserError(
-            f"{model.path}: expected a model that classifies sentences ({', '.join(able)}), "
+            f"{model.path}: expected a model that classifies sentences or words ({', '.join(able)}), "
             f"got one of {model.config.algorithm}"
         )
-    names = model.trainer.data.class_names
+    show(model.trainer, texts, as_json)
+
+
+def _print_tags(trainer: Any, texts: list[str], as_json: bool) -> None:
+    """A word and its tag a line, a blank line between sentences: the columns that `data.name=tagged` reads."""
+    for number, text in enumerate(texts):
+        tags = trainer.tag(text)
+        if as_json:
+            print(json.dumps({"text": text, "tags": [list(pair) for pair in tags]}, ensure_ascii=False))
+            continue
+        if number:
+            print()
+        width = max(len(word) for word, _ in tags)
+        for word, tag in tags:
+            print(f"{word:<{width}}  {tag}")
+
+
+def _print_classes(trainer: Any, texts: list[str], as_json: bool) -> None:
+    names = trainer.data.class_names
     for start in range(0, len(texts), BATCH):
         part = texts[start : start + BATCH]
-        for text, row in zip(part, classify(part).tolist(), strict=True):
+        for text, row in zip(part, trainer.classify(part).tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             if as_json:
                 shares = {name: round(p, 6) for name, p in zip(names, row, strict=True)}
                 print(json.dumps({"text": text, "class": names[best], "probabilities": shares}, ensure_ascii=False))
             else:
                 print(f"{names[best]}\t{row[best]:.3f}\t{text}")
+
+
+_SHOWN = {"sentences": _print_classes, "tagged": _print_tags}  # by the kind of data that a model learnt from
 
 
 def gather_texts(given: list[str] | None, file: Path | None) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genlab.cli.console import format_score
+from genlab.log_rows import PER_SECOND
 from genlab.report.page import describe_event, format_duration
 from genlab.trainers.callbacks import Callback
 from genlab.trainers.facts import describe_kernels
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from genlab.trainers.base import Trainer
 
 # Logged beside the losses, shown elsewhere on the line or not at all.
-_NOT_SHOWN = {"learning_rate", "images_per_second", "diversity_nearest", "margin"}
+_NOT_SHOWN = {"learning_rate", "diversity_nearest", "margin"}
 
 
 class TrainingDisplay(Callback):
@@ -135,11 +136,11 @@ def make_bars(console: Console) -> Any:
 
 def describe_metrics(metrics: dict[str, float]) -> str:
     """Losses first, then the other numbers of the step, then the speed."""
-    shown = (name for name in metrics if name not in _NOT_SHOWN and not name.startswith("grad_norm"))
+    speeds = [name for name in metrics if name.endswith(PER_SECOND)]
+    shown = (name for name in metrics if name not in {*_NOT_SHOWN, *speeds} and not name.startswith("grad_norm"))
     names = sorted(shown, key=lambda name: not name.startswith("loss"))
     parts = [f"{name} {metrics[name]:.3f}" for name in names]
-    if "images_per_second" in metrics:
-        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+    parts += [f"{metrics[name]:,.0f} {name.removesuffix(PER_SECOND)}/s" for name in speeds]
     return "  ".join(parts)
 
 
@@ -150,15 +151,15 @@ def describe_training(trainer: Trainer, run_path: Path) -> list[str]:
     data, config = trainer.data, trainer.config
     sizes = trainer.batch_description()
     parameters = ", ".join(f"{name} {format_count(count)}" for name, count in sizes["parameters"].items())
-    shape = " x ".join(map(str, data.shape))
     place = (
         f"{trainer.device}, {torch.get_num_threads()} threads" if trainer.device.type == "cpu" else str(trainer.device)
     )
     if trainer.device.type == "cuda":
         place += f" ({torch.cuda.get_device_name(trainer.device)})"
     processes = f", {sizes['processes']} processes" if sizes["processes"] > 1 else ""
+    batch = f"batch {sizes['batch_size']}{processes}"
     return [
-        f"{config.algorithm} on {data.name} ({shape}), batch {sizes['batch_size']}{processes}; weights: {parameters}",
+        f"{config.algorithm} on {data.name} ({data.describe()}), {batch}; weights: {parameters}",
         f"device: {place}, {config.train.precision}",
         f"kernels: {describe_kernels(config, trainer.device.type)}",
         f"settings: {describe_settings(config)}",

@@ -7,15 +7,18 @@ imported below.
 """
 
 from genlab.data import (  # noqa: F401  (fills the catalogue)
+    caption_files,
     cifar,
     digits,
     drawn,
+    drawn_captions,
     folders,
     idx,
     large_sets,
     pairs,
     points,
     text_corpora,
+    text_document_sets,
     text_pairs,
     text_sets,
 )

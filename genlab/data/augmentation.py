@@ -131,6 +131,7 @@ class AugmentedSamples(ImageDataset):
         )
         self.kind = dataset.kind
         self.labels = getattr(dataset, "labels", None)
+        self.lengths = getattr(dataset, "lengths", None)  # of captions
         self._dataset = dataset
         self._steps, self._floats = build_pipeline(config, dataset.image_shape)
 

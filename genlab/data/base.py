@@ -105,8 +105,8 @@ class ImageDataset(Dataset):
     """Base of all data sets.
 
     Attributes:
-        kind: "images", "paired", "unpaired", "points", or of text "sentences", "text", "sentence_pairs", "tagged",
-            "series".
+        kind: "images", "paired", "unpaired", "captioned", "points", or of text "sentences", "text", "documents",
+            "sentence_pairs", "tagged", "series".
         name, split: as built.
         image_shape: (C, H, W), (2,) for points, () for text, (D,) for series of D values.
         num_classes: number of labels, None without labels.
@@ -281,9 +281,7 @@ def require_labels(dataset: ImageDataset, why: str) -> int:
     return dataset.num_classes
 
 
-def digests(
-    config: DataConfig, split: str, content: Mapping[str, Any], stamps: Sequence[Any] = ()
-) -> dict[str, str]:
+def digests(config: DataConfig, split: str, content: Mapping[str, Any], stamps: Sequence[Any] = ()) -> dict[str, str]:
     """`fingerprint` and `contents` of the unvaried samples: what they are made of, and how they are brought to size.
 
     Args:

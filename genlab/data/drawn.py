@@ -99,7 +99,7 @@ def hue_colour(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np
     return value[:, None] * (1 - saturation[:, None] * (1 - np.clip(np.abs(wheel - 3) - 1, 0, 1)))
 
 
-class _Canvas:
+class Canvas:
     """A batch of float32 RGB pictures in [0, 1] that shapes are painted on."""
 
     def __init__(self, background: np.ndarray, size: tuple[int, int]) -> None:
@@ -173,7 +173,7 @@ def draw_shapes(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """One shape of any hue, size, place and tilt on a pale or a dark ground."""
     pale = _numbers(numbers, 0) < 0.5
     level = np.where(pale, 0.85 + 0.15 * _numbers(numbers, 1), 0.2 * _numbers(numbers, 1))
-    canvas = _Canvas(np.repeat(level[:, None], 3, axis=1), size)
+    canvas = Canvas(np.repeat(level[:, None], 3, axis=1), size)
     centre = np.stack([2 * _numbers(numbers, draw) - 1 for draw in (2, 3)], axis=1)
     radius = 0.4 + 0.35 * _numbers(numbers, 4)
     colour = hue_colour(_numbers(numbers, 5), 0.6 + 0.4 * _numbers(numbers, 6), 0.65 + 0.3 * _numbers(numbers, 7))
@@ -185,7 +185,7 @@ def draw_shapes(numbers: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _scene(numbers: np.ndarray, size: tuple[int, int], filled: bool) -> np.ndarray:
     """One to three shapes, each with a dark edge; filled with the colour of its kind, or left white."""
     white, dark = np.ones((len(numbers), 3)), np.full((len(numbers), 3), 0.12)
-    canvas = _Canvas(white, size)
+    canvas = Canvas(white, size)
     edge = max(0.05, 1.2 * canvas.pixel)
     count = 1 + (_numbers(numbers, 20) * 3).astype(int)
     for slot in range(3):
@@ -203,7 +203,7 @@ def _scene(numbers: np.ndarray, size: tuple[int, int], filled: bool) -> np.ndarr
 def _domain(numbers: np.ndarray, size: tuple[int, int], offset: int, shape: str, hue: float) -> np.ndarray:
     """Two to four shapes of one kind, their hues within a tenth of the wheel about `hue`, on a tinted pale ground."""
     around = hue + 0.1 * (_numbers(numbers, offset) - 0.5)
-    canvas = _Canvas(hue_colour(around % 1, np.full(len(numbers), 0.12), np.full(len(numbers), 0.97)), size)
+    canvas = Canvas(hue_colour(around % 1, np.full(len(numbers), 0.12), np.full(len(numbers), 0.97)), size)
     count = 2 + (_numbers(numbers, offset + 1) * 3).astype(int)
     for slot in range(4):
         draw = offset + 10 + 10 * slot

@@ -11,6 +11,7 @@ from genlab.data.base import ImageDataset
 from genlab.data.catalogue import register, require_root
 from genlab.data.text_base import Ragged, SeriesDataset, StreamDataset, TaggedDataset, encode_rows
 from genlab.data.text_files import find_files, limited, locate, read_lines, read_text, text_digests
+from genlab.data.text_given import refuse_given
 from genlab.data.text_grammar import TAGS, scenes
 from genlab.data.text_vocabulary import BEGIN, END, MASK, PAD, UNKNOWN, build_codec, join_words
 from genlab.errors import DataError
@@ -50,6 +51,7 @@ def build_stream(
     if settings.unit == "wordpiece":
         roles = (PAD, UNKNOWN, BEGIN, END, MASK)
     base = whole if settings.unit == "character" else parts["train"]
+    refuse_given(settings)
     codec = build_codec(
         base.split("\n") if roles else [base], unit=settings.unit, roles=roles, lowercase=settings.lowercase,
         min_count=settings.min_count, size=settings.vocabulary_size, what=f"data set {config.name!r}",
@@ -127,6 +129,7 @@ def _tagged(
     settings = as_text_config(config)
     if settings.unit != "whitespace":
         settings = TextDataConfig.model_validate({**settings.model_dump(), "unit": "whitespace"})
+    refuse_given(settings)
     codec = build_codec(
         (" ".join(words) for words in parts["train"][0]), unit="whitespace", roles=(PAD, UNKNOWN),
         lowercase=settings.lowercase, min_count=settings.min_count, size=settings.vocabulary_size,

@@ -13,6 +13,7 @@ from genlab.config import DataConfig
 from genlab.data.base import FileFacts, digests, evenly_spaced
 from genlab.data.catalogue import require_root
 from genlab.data.fetching import stamp
+from genlab.data.text_given import given_codec
 from genlab.errors import DataError
 from genlab.text_config import TextDataConfig
 
@@ -98,6 +99,9 @@ def text_digests(config: TextDataConfig, split: str, files: Sequence[Path] | dic
         files: that were read, the training part's too where the vocabulary comes from there; or plain facts.
     """
     shaping = {name: getattr(config, name) for name in _SHAPING}
+    given = given_codec(config)
+    if given is not None:  # what its tokens are, not where its file lies
+        shaping["vocabulary"] = given.digest
     if isinstance(files, dict):
         return digests(config, split, {"text": shaping, **files})
     facts: list[FileFacts] = [stamp(path) for path in files]

@@ -135,17 +135,23 @@ def _noun_phrase(draws: _Draws, sentence: Sentence, nouns: Sequence[Noun], case:
     return german, plural
 
 
-def _clause(draws: _Draws, sentence: Sentence, verb_last: bool) -> None:
+def _clause(
+    draws: _Draws,
+    sentence: Sentence,
+    verb_last: bool,
+    beings: Sequence[Noun] = BEINGS,
+    things: Sequence[Noun] = THINGS,
+) -> None:
     """Adds subject, verb and maybe an object, in the German order of a main or of a subordinate clause."""
     fronted = not verb_last and draws.chance(0.3)
     adverb = draws.pick(ADVERBS)
     if fronted:
         sentence.say(adverb[0], "adverb")
-    subject, plural = _noun_phrase(draws, sentence, BEINGS, 0)
+    subject, plural = _noun_phrase(draws, sentence, beings, 0)
     verb = draws.pick(TRANSITIVE) if (transitive := draws.chance(0.65)) else draws.pick(INTRANSITIVE)
     sentence.say(verb.many if plural else verb.one, "verb")
     german_verb = verb.german_many if plural else verb.german_one
-    rest = _noun_phrase(draws, sentence, BEINGS + THINGS, 1)[0] if transitive else []
+    rest = _noun_phrase(draws, sentence, (*beings, *things), 1)[0] if transitive else []
     if verb_last:
         sentence.german += [*subject, *rest, german_verb]
     elif fronted:
@@ -172,6 +178,26 @@ def scenes(count: int, seed: int = 0) -> list[Sentence]:
         sentence.german.append(".")
         made.append(sentence)
     return made
+
+
+def stories(count: int, seed: int = 0) -> list[list[str]]:
+    """`count` stories of 8 to 15 English sentences; each has a cast of its own, two beings and two things."""
+    draws, made = _Draws(seed), []
+    for _ in range(count):
+        cast = [_two(draws, nouns) for nouns in (BEINGS, THINGS)]
+        story = []
+        for _ in range(8 + int(draws.chance(0.5)) + 2 * int(draws.chance(0.5)) + 4 * int(draws.chance(0.5))):
+            sentence = Sentence()
+            _clause(draws, sentence, False, *cast)
+            sentence.say(".", "punctuation")
+            story.append(" ".join(sentence.english))
+        made.append(story)
+    return made
+
+
+def _two(draws: _Draws, nouns: Sequence[Noun]) -> tuple[Noun, Noun]:
+    first = draws.pick(nouns)
+    return first, draws.pick([noun for noun in nouns if noun is not first])
 
 
 def reviews(count: int, seed: int = 0) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ from genlab.data.base import ImageDataset
 from genlab.data.catalogue import register, require_root
 from genlab.data.text_base import PairDataset, encode_rows
 from genlab.data.text_files import find_files, limited, locate, read_lines, text_digests
+from genlab.data.text_given import refuse_given
 from genlab.data.text_grammar import scenes
 from genlab.data.text_vocabulary import BEGIN, END, PAD, UNKNOWN, build_codec, join_words
 from genlab.errors import DataError
@@ -43,6 +44,7 @@ def build_pairs(config: DataConfig, split: str, parts: dict[str, Pairs], files: 
     settings = as_text_config(config)
     if split != "all" and split not in parts:
         raise DataError(f"data set {config.name!r}: split {split!r}: expected its files, got none; copy them there")
+    refuse_given(settings)
     codecs = {}
     for side, name in enumerate(("source", "target")):
         codecs[name] = build_codec(

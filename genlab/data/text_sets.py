@@ -14,6 +14,7 @@ from genlab.data.catalogue import register, require_root
 from genlab.data.selection import held_out, select
 from genlab.data.text_base import SentenceDataset, encode_rows
 from genlab.data.text_files import find_files, locate, read_lines, text_digests
+from genlab.data.text_given import given_codec
 from genlab.data.text_grammar import reviews
 from genlab.data.text_vocabulary import BEGIN, END, MASK, PAD, UNKNOWN, TextCodec, build_codec
 from genlab.errors import DataError
@@ -48,7 +49,10 @@ class Part:
 
 
 def codec_of(config: TextDataConfig, texts: list[str], what: str) -> TextCodec:
-    """The vocabulary of the training part of a set of sentences."""
+    """The vocabulary that `data.vocabulary` names, else that of the training part of a set of sentences."""
+    given = given_codec(config)
+    if given is not None:
+        return given
     roles = ROLES.get(config.unit, (PAD, UNKNOWN))
     return build_codec(
         texts, unit=config.unit, roles=roles, lowercase=config.lowercase, min_count=config.min_count,

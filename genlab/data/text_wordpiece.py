@@ -29,16 +29,33 @@ def _tokenizer(model: Any, lowercase: bool) -> Any:
 def train_wordpiece(
     texts: Iterable[str], specials: Sequence[str], *, lowercase: bool, size: int, min_count: int
 ) -> list[str]:
-    """The tokens of a vocabulary of about `size`, the special ones first; pieces inside of a word begin with "##"."""
+    """The tokens of a vocabulary of about `size`, the special ones first; pieces inside of a word begin with "##".
+
+    The library numbers the letters inside of words as its hash table happens to hold them, and settles ties between
+    equally common pairs by these numbers: every process would find another vocabulary. Letters that are named
+    beforehand, among the special tokens, keep their numbers, and the same text gives the same vocabulary.
+    """
     tokenizers = _library()
     tokenizer = _tokenizer(tokenizers.models.WordPiece(unk_token=specials[1]), lowercase)
+    texts = list(texts)
+    letters = [f"##{letter}" for letter in _inner_letters(tokenizer, texts)]
     trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=min_count, special_tokens=list(specials), show_progress=False
+        vocab_size=size, min_frequency=min_count, special_tokens=[*specials, *letters], show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     numbers = tokenizer.get_vocab()
     learnt = sorted((token for token in numbers if token not in specials), key=numbers.__getitem__)
     return [*specials, *learnt]
+
+
+def _inner_letters(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+    """Every letter that stands behind another one in a word, sorted."""
+    letters: set[str] = set()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
+            letters.update(word[1:])
+    return sorted(letters)
 
 
 class WordPieceSplitter:

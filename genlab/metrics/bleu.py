@@ -28,6 +28,23 @@ def corpus_bleu(found: list[str], expected: list[str], lowercase: bool) -> tuple
     return value, str(metric.get_signature())
 
 
+def caption_bleu(found: list[str], references: list[list[str]], order: int, lowercase: bool) -> tuple[float, str]:
+    """(BLEU of n-grams up to `order`, 0 to 100, sacrebleu's signature) of captions with one or several references each.
+
+    Raises:
+        RunError: sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise RunError("BLEU: expected the package sacrebleu, got none; pip install 'genlab[text]'") from None
+    most = max(len(row) for row in references)
+    streams = [[row[number] if number < len(row) else None for row in references] for number in range(most)]
+    metric = BLEU(lowercase=lowercase, max_ngram_order=order)
+    value = metric.corpus_score(found, streams).score
+    return value, f"{metric.get_signature()}|order:{order}"
+
+
 def bleu_scores(trainer: Any, data: EvaluationData, facts: dict[str, Any]) -> list[Score]:
     """ "val_bleu" and "test_bleu" against the sentences of the files, not against their tokens.
 

@@ -11,6 +11,7 @@ from genlab.metrics.score import Score
 
 if TYPE_CHECKING:
     from genlab.data.text_base import TokenDataset
+    from genlab.data.text_vocabulary import TextCodec
     from genlab.trainers.base import Batch, Trainer
     from genlab.trainers.evaluation import EvaluationData
 
@@ -33,7 +34,7 @@ def scored_parts(trainer: Trainer, data: EvaluationData, parts: Sequence[str] = 
         if part not in DATASETS.get(data.config.data.name).splits:
             continue
         try:
-            dataset = data.dataset(part)
+            dataset = data.dataset(part, given_codec(trainer))
         except DataError:
             if part == "test" and not found:
                 raise
@@ -43,6 +44,17 @@ def scored_parts(trainer: Trainer, data: EvaluationData, parts: Sequence[str] = 
             require_same_codec(known, codec, f"data set {dataset.name!r} ({part}): {key}")
         found.append(dataset)
     return found
+
+
+def given_codec(trainer: Trainer) -> TextCodec | None:
+    """The codec that the run took from elsewhere, which need not be there any more; None where the data give it."""
+    from genlab.data.text_vocabulary import TextCodec
+    from genlab.text_config import TextDataConfig
+
+    data = trainer.config.data
+    if not isinstance(data, TextDataConfig) or data.vocabulary is None:
+        return None
+    return TextCodec.from_dict((trainer.data.codecs or {})["tokens"])
 
 
 def source_facts(dataset: TokenDataset, count: int) -> dict[str, Any]:

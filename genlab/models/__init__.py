@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from genlab.models.autoencoder import Autoencoder, CodeClassifier, Encoder
+from genlab.models.bert import Bert, BertClassifier, BertPretraining
 from genlab.models.conditional import (
     ConditionalDcganDiscriminator,
     ConditionalDcganGenerator,
@@ -37,6 +38,9 @@ from genlab.registry import Registry
 MODELS: Registry[type[nn.Module]] = Registry("model")
 MODELS.register("autoencoder")(Autoencoder)
 MODELS.register("encoder")(Encoder)
+MODELS.register("bert")(Bert)
+MODELS.register("bert_classifier")(BertClassifier)
+MODELS.register("bert_pretraining")(BertPretraining)
 MODELS.register("code_classifier")(CodeClassifier)
 MODELS.register("dcgan_generator")(DcganGenerator)
 MODELS.register("dcgan_discriminator")(DcganDiscriminator)

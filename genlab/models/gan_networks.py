@@ -47,7 +47,8 @@ def _mlp_generator(shape: Shape, model: Any) -> nn.Module:
     return MlpGenerator(
         shape, model.latent_dim, sizes.generator_hidden, activation=sizes.generator_activation,
         negative_slope=sizes.negative_slope, pieces=sizes.pieces, batch_norm=sizes.generator_batch_norm,
-        dropout=sizes.generator_dropout, output=sizes.output, weight_range=sizes.generator_weight_range,
+        batch_norm_from=sizes.batch_norm_from, batch_norm_eps=sizes.batch_norm_eps, dropout=sizes.generator_dropout,
+        output=sizes.output, weight_range=sizes.generator_weight_range,
     )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def _mlp_discriminator(shape: Shape, model: Any) -> nn.Module:
     return MlpDiscriminator(
         shape, sizes.discriminator_hidden, activation=sizes.discriminator_activation,
         negative_slope=sizes.negative_slope, pieces=sizes.pieces, batch_norm=sizes.discriminator_batch_norm,
+        batch_norm_from=sizes.batch_norm_from, batch_norm_eps=sizes.batch_norm_eps,
         input_dropout=sizes.input_dropout, dropout=sizes.discriminator_dropout, unit_range=sizes.unit_range,
         weight_range=sizes.discriminator_weight_range,
     )  # fmt: skip

@@ -30,6 +30,8 @@ class MlpConfig(Section):
     generator_hidden: list[Width] = Field(default_factory=lambda: [1200, 1200], max_length=16)
     generator_activation: HiddenActivation = "relu"
     generator_batch_norm: bool = False
+    batch_norm_from: int = Field(0, ge=0, description="so many first hidden layers stay without normalisation")
+    batch_norm_eps: float = Field(1e-5, gt=0, description="added to the variance")
     generator_dropout: float = Field(0.0, ge=0, lt=1, description="share of each hidden layer's output set to zero")
     generator_weight_range: float | None = Field(None, gt=0, description="first weights from U(-r, r); null: torch's")
     output: Literal["auto", "tanh", "sigmoid", "none"] = Field("auto", description="auto: tanh, and none for points")
@@ -102,6 +104,8 @@ def hidden_layers(
     negative_slope: float = 0.2,
     pieces: int = 5,
     batch_norm: bool = False,
+    batch_norm_from: int = 0,
+    batch_norm_eps: float = 1e-5,
     input_dropout: float = 0.0,
     dropout: float = 0.0,
 ) -> nn.Sequential:
@@ -113,18 +117,20 @@ def hidden_layers(
         negative_slope: slope of leaky_relu below zero.
         pieces: of maxout.
         batch_norm: normalise before the activation; not with maxout, which has none to stand before.
+        batch_norm_from: number of the first hidden layer, from 0, that is normalised.
+        batch_norm_eps: added to the variance.
         input_dropout, dropout: share of the inputs, and of each hidden layer's output, that training sets to zero.
     """
     if activation == "maxout" and batch_norm:
         raise ValueError("MLP: expected batch_norm=False with maxout, got True; choose another activation")
     layers: list[nn.Module] = [nn.Dropout(input_dropout)] if input_dropout else []
-    for length, width in itertools.pairwise(widths):
+    for index, (length, width) in enumerate(itertools.pairwise(widths)):
         if activation == "maxout":
             layers.append(Maxout(length, width, pieces))
-        elif batch_norm:
+        elif batch_norm and index >= batch_norm_from:
             layers += [
                 nn.Linear(length, width, bias=False),  # the normalisation takes any constant out again
-                BatchNormAct1d(width, activation=activation, negative_slope=negative_slope),
+                BatchNormAct1d(width, batch_norm_eps, activation=activation, negative_slope=negative_slope),
             ]
         else:
             layers += [nn.Linear(length, width), Activation(activation, negative_slope)]
@@ -154,7 +160,7 @@ class MlpGenerator(nn.Module):
         activation: of the hidden layers: "relu", "leaky_relu", "tanh", "gelu", "silu" or "maxout".
         negative_slope: slope of leaky_relu below zero.
         pieces: of maxout.
-        batch_norm: normalise the hidden layers.
+        batch_norm, batch_norm_from, batch_norm_eps: normalise the hidden layers from that number on; see hidden_layers.
         dropout: share of each hidden layer's output that training sets to zero.
         output: "tanh"; "sigmoid" for 2 sigmoid(a) - 1, the paper's sigmoid pixels in the lab's range; "none" for no
             bound, as points need; "auto": tanh for images, none for points.
@@ -178,6 +184,8 @@ class MlpGenerator(nn.Module):
         negative_slope: float = 0.2,
         pieces: int = 5,
         batch_norm: bool = False,
+        batch_norm_from: int = 0,
+        batch_norm_eps: float = 1e-5,
         dropout: float = 0.0,
         output: str = "auto",
         condition_dim: int = 0,
@@ -191,7 +199,7 @@ class MlpGenerator(nn.Module):
         widths = [latent_dim + condition_dim, *hidden]
         self.hidden = hidden_layers(
             widths, activation=activation, negative_slope=negative_slope, pieces=pieces, batch_norm=batch_norm,
-            dropout=dropout,
+            batch_norm_from=batch_norm_from, batch_norm_eps=batch_norm_eps, dropout=dropout,
         )  # fmt: skip
         self.head = nn.Linear(widths[-1], math.prod(self.shape))
         uniform_weights(self, weight_range)
@@ -214,7 +222,8 @@ class MlpDiscriminator(nn.Module):
         activation: of the hidden layers: "maxout", "relu", "leaky_relu", "tanh", "gelu" or "silu".
         negative_slope: slope of leaky_relu below zero.
         pieces: of maxout.
-        batch_norm: normalise the hidden layers; not with a gradient penalty, which is taken for each sample alone.
+        batch_norm, batch_norm_from, batch_norm_eps: normalise the hidden layers from that number on; not with a
+            gradient penalty, which is taken for each sample alone.
         input_dropout, dropout: share of the inputs, and of each hidden layer's output, that training sets to zero.
         unit_range: work on pixels in [0, 1], as the paper's network does, where dropout makes a pixel black; else they
             are taken in [-1, 1] as they come.
@@ -238,6 +247,8 @@ class MlpDiscriminator(nn.Module):
         negative_slope: float = 0.2,
         pieces: int = 5,
         batch_norm: bool = False,
+        batch_norm_from: int = 0,
+        batch_norm_eps: float = 1e-5,
         input_dropout: float = 0.0,
         dropout: float = 0.0,
         unit_range: bool = False,
@@ -250,7 +261,8 @@ class MlpDiscriminator(nn.Module):
         self.feature_dim = widths[-1]
         self.hidden = hidden_layers(
             widths, activation=activation, negative_slope=negative_slope, pieces=pieces, batch_norm=batch_norm,
-            input_dropout=input_dropout, dropout=dropout,
+            batch_norm_from=batch_norm_from, batch_norm_eps=batch_norm_eps, input_dropout=input_dropout,
+            dropout=dropout,
         )  # fmt: skip
         self.head = nn.Linear(self.feature_dim, 1)
         uniform_weights(self, weight_range)

@@ -29,6 +29,7 @@ from genlab.ops import (
     norm_tuning,
     recurrence_tuning,
     shapes,
+    step_tuning,
     tuning,
 )
 
@@ -147,6 +148,7 @@ RULES = (
     Rule("layer_norm_act", "cpu", "native", _LAYER_NORM_FUSED, _NORM_DTYPES, norm_tuning.native_layer_norm_wins),
     Rule("layer_norm_act", "cpu", "torch", _LAYER_NORM),
     Rule("layer_norm_act", "cuda", "torch", _NORM_CUDA),
+    Rule("optimizer_step", "cpu", "torch", step_tuning.TORCH_SUMMARY, CPU_DTYPES, step_tuning.torch_wins),
     Rule("optimizer_step", "cpu", "native", _STEP, CPU_DTYPES),
     Rule("optimizer_step", "cpu", "torch", _STEP_TORCH),
     Rule("optimizer_step", "cuda", "torch", _STEP_CUDA),

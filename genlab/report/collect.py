@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import RunError
+from genlab.log_rows import counted
 
-# Keys of a log row that are not measurements.
+# Keys of a log row that are not measurements, beside what is counted (see `counted`).
 ROW_FACTS = frozenset({"step", "time", "images", "event", "epoch"})
 
 
@@ -151,8 +152,9 @@ def measurements(rows: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[
     """name -> (steps, values) of everything numeric in the log."""
     series: dict[str, tuple[list[int], list[float]]] = {}
     for row in rows:
+        unit = counted(row)
         for name, value in row.items():
-            if name in ROW_FACTS or isinstance(value, bool) or not isinstance(value, (int, float)):
+            if name in ROW_FACTS or name == unit or isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
             steps, values = series.setdefault(name, ([], []))
             steps.append(int(row["step"]))

@@ -11,6 +11,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from genlab.log_rows import PER_SECOND, counted
 from genlab.report.charts import Chart, Series, format_number, render
 from genlab.report.collect import RunRecord, best_and_last, lower_is_better, measurements
 
@@ -62,8 +63,9 @@ def _facts(record: RunRecord) -> str:
     facts = [("step", steps)]
     if record.rows and isinstance(record.rows[-1].get("time"), (int, float)):
         facts.append(("training time", format_duration(record.rows[-1]["time"])))
-    if record.rows and isinstance(record.rows[-1].get("images"), int):
-        facts.append(("images seen", f"{record.rows[-1]['images']:,}"))
+    unit = counted(record.rows[-1]) if record.rows else None
+    if unit is not None:
+        facts.append((f"{unit} seen", f"{record.rows[-1][unit]:,}"))
     for key, label in (("device", "device"), ("precision", "precision"), ("kernels", "kernels"), ("torch", "torch")):
         value = record.environment.get(key)
         if isinstance(value, str) and value:
@@ -199,7 +201,8 @@ def plan_charts(record: RunRecord) -> list[Chart]:
 
     take(("loss",), "losses", smooth=True)
     take(("lr", "learning_rate"), "learning rates")
-    take(("images_per", "step_time", "seconds_per", "samples_per", "data_time"), "speed", smooth=True)
+    speeds = tuple(name for name in series if name.endswith(PER_SECOND))
+    take((*speeds, "step_time", "seconds_per", "data_time"), "speed", smooth=True)
     late, charts = charts, []
     for family in families(list(series)):
         for start in range(0, len(family), SERIES_PER_CHART):

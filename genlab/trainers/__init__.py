@@ -5,7 +5,9 @@ from __future__ import annotations
 from genlab.registry import Registry
 from genlab.trainers.autoencoder import AutoencoderTrainer
 from genlab.trainers.base import Trainer
+from genlab.trainers.bert_pretraining import BertPretrainingTrainer
 from genlab.trainers.callbacks import Callback
+from genlab.trainers.captioning import CaptioningTrainer
 from genlab.trainers.cgan import CganTrainer
 from genlab.trainers.classifier import ClassifierTrainer
 from genlab.trainers.cyclegan import CycleGanTrainer
@@ -29,6 +31,8 @@ from genlab.trainers.wgan import WganGpTrainer, WganTrainer
 
 ALGORITHMS: Registry[type[Trainer]] = Registry("algorithm")
 ALGORITHMS.register("autoencoder")(AutoencoderTrainer)
+ALGORITHMS.register("bert_pretraining")(BertPretrainingTrainer)
+ALGORITHMS.register("captioning")(CaptioningTrainer)
 ALGORITHMS.register("cgan")(CganTrainer)
 ALGORITHMS.register("classifier")(ClassifierTrainer)
 ALGORITHMS.register("cyclegan")(CycleGanTrainer)

@@ -475,6 +475,11 @@ class Trainer:
                 f"{self.micro_batch_count}, got {size}"
             )
 
+    @property
+    def counted(self) -> tuple[str, int]:
+        """What logs count, and how many of them a sample is: ("images", 1), ("sentences", 1), ("tokens", 128)."""
+        return self.data.samples, 1
+
     def batch_description(self) -> dict[str, Any]:
         """Sizes that a log's first row names."""
         return {

@@ -95,51 +95,52 @@ def head_of(network: nn.Module) -> nn.Linear:
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
-def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> None:
+def load_weights(network: nn.Module, path: Path, *, new_head: bool = False, key: str = KEY) -> None:
     """Puts the weights in a file or a classifier's run into `network`.
 
     Args:
         network: changed in place.
         path: run or checkpoint of algorithm classifier, or a state dict as .safetensors, .pth or .pt.
         new_head: leave the last linear layer as it is.
+        key: configuration key that messages name.
 
     Raises:
         CheckpointError: nothing there, unreadable, or weights of another architecture; names a key that tells.
     """
-    state = dict(_read(path))
+    state = dict(_read(path, key))
     own = network.state_dict()
     if new_head:
         head = head_of(network)
         names = [name for name, module in network.named_modules() if module is head]
-        for key in ("weight", "bias"):
-            state[f"{names[0]}.{key}"] = own[f"{names[0]}.{key}"]
-    missing, extra = [key for key in own if key not in state], [key for key in state if key not in own]
+        for name in (f"{names[0]}.weight", f"{names[0]}.bias"):
+            state[name] = own[name]
+    missing, extra = [name for name in own if name not in state], [name for name in state if name not in own]
     if missing or extra:
         told = f"{missing[0]!r} is missing" if missing else f"{extra[0]!r} is not a part of it"
         raise CheckpointError(
-            f"{KEY}: {path}: expected weights of this architecture, got another's ({told}; {len(missing)} missing, "
+            f"{key}: {path}: expected weights of this architecture, got another's ({told}; {len(missing)} missing, "
             f"{len(extra)} unknown); set model.network to theirs"
         )
-    for key, value in own.items():
-        if state[key].shape != value.shape:
+    for name, value in own.items():
+        if state[name].shape != value.shape:
             raise CheckpointError(
-                f"{KEY}: {path}: expected {key} of shape {tuple(value.shape)}, got {tuple(state[key].shape)}; with "
+                f"{key}: {path}: expected {name} of shape {tuple(value.shape)}, got {tuple(state[name].shape)}; with "
                 "another number of classes set model.new_head=true, else set the sizes in `model` to theirs"
             )
     network.load_state_dict(state)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, key: str) -> dict[str, Tensor]:
     if path.suffix in {".pth", ".pt"}:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
-            raise CheckpointError(f"{KEY}: {path}: no such file") from None
+            raise CheckpointError(f"{key}: {path}: no such file") from None
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             detail = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{KEY}: {path}: cannot be read as a state dict of torch ({detail})") from None
+            raise CheckpointError(f"{key}: {path}: cannot be read as a state dict of torch ({detail})") from None
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise CheckpointError(f"{KEY}: {path}: expected a state dict of tensors, got {type(state).__name__}")
+            raise CheckpointError(f"{key}: {path}: expected a state dict of tensors, got {type(state).__name__}")
         return state
     try:
         checkpoint = load_checkpoint(find_checkpoint(path))
@@ -150,10 +151,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             try:
                 return load_file(path)
             except (OSError, SafetensorError) as damage:
-                raise CheckpointError(f"{KEY}: {path}: cannot be read ({damage})") from None
-        raise CheckpointError(f"{KEY}: {error}") from None
+                raise CheckpointError(f"{key}: {path}: cannot be read ({damage})") from None
+        raise CheckpointError(f"{key}: {error}") from None
     tensors = {k[len(_PREFIX) :]: v for k, v in checkpoint.tensors.items() if k.startswith(_PREFIX)}
     if not tensors:
         algorithm = checkpoint.state["algorithm"]
-        raise CheckpointError(f"{KEY}: {path}: expected a checkpoint of algorithm classifier, got {algorithm}")
+        raise CheckpointError(f"{key}: {path}: expected a checkpoint of algorithm classifier, got {algorithm}")
     return tensors

@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# What one sample of a kind is called where samples are counted; pairs of pictures count as pictures do elsewhere.
+_SAMPLES = {
+    "captioned": "images",
+    "documents": "pairs",
+    "images": "images",
+    "paired": "images",
+    "points": "points",
+    "sentence_pairs": "pairs",
+    "sentences": "sentences",
+    "series": "windows",
+    "tagged": "sentences",
+    "text": "windows",
+    "unpaired": "images",
+}
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -27,6 +42,21 @@ class DataSpec:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     codecs: dict[str, dict[str, Any]] | None = None
+
+    @property
+    def samples(self) -> str:
+        """What samples are called where they are counted: "images", "sentences", "pairs", ..."""
+        return _SAMPLES.get(self.kind, "samples")
+
+    def describe(self) -> str:
+        """The look of the samples in a few words: "1 x 28 x 28", "sentences, 8,765 tokens", "series of 2 values"."""
+        if self.codecs:
+            sizes = " and ".join(f"{len(codec['tokens']):,}" for codec in self.codecs.values())
+            what = f"{self.kind.replace('_', ' ')}, {sizes} tokens"
+            return " x ".join(map(str, self.shape)) + f", {what}" if self.shape else what
+        if self.kind == "series":
+            return f"series of {self.shape[0]} value{'s' if self.shape[0] > 1 else ''}"
+        return " x ".join(map(str, self.shape))
 
     @classmethod
     def of(cls, dataset: Any) -> DataSpec:

@@ -17,6 +17,7 @@ from genlab.trainers.base import Trainer
 
 if TYPE_CHECKING:
     from genlab.data import ImageDataset
+    from genlab.data.text_vocabulary import TextCodec
     from genlab.metrics import FeatureExtractor, Score
 
 Progress = Callable[[str, int, "int | None"], None]
@@ -59,15 +60,20 @@ class EvaluationData:
     def batch_size(self) -> int:
         return self.config.evaluate.batch_size
 
-    def dataset(self, split: str = "test") -> ImageDataset:
+    def dataset(self, split: str = "test", codec: TextCodec | None = None) -> ImageDataset:
         """A split of the run's data set, whole and unvaried.
+
+        Args:
+            split: part of the set.
+            codec: of text, in place of the one that `data.vocabulary` names.
 
         Raises:
             DataError: the set has no such split.
         """
         from genlab import data
 
-        return data.build(self.config.data.model_copy(update={"limit": None}), split)
+        config = self.config.data.model_copy(update={"limit": None})
+        return data.build(config if codec is None else config.with_codec(codec), split)
 
     def generator(self) -> torch.Generator:
         """A CPU generator in the same state every time."""

@@ -72,6 +72,10 @@ class LanguageModelTrainer(Trainer):
         """Whether a row goes on where the last batch left it; a Transformer's windows stand alone."""
         return self.config.model.network != "transformer"
 
+    @property
+    def counted(self) -> tuple[str, int]:
+        return ("characters" if self.codec.unit == "character" else "tokens"), self.config.data.sequence_length
+
     def build_networks(self) -> dict[str, nn.Module]:
         self.codec = TextCodec.from_dict((self.data.codecs or {})["tokens"])
         self._state: State | None = None

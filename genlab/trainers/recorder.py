@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genlab.checkpoint import checkpoint_name, write_atomically
 from genlab.images import save_grid
+from genlab.log_rows import PER_SECOND
 from genlab.runs import RunDirectory, reporting_write_errors
 from genlab.seeding import generator, preserved_rng
 from genlab.trainers.base import Batch, Trainer, Writing
@@ -94,11 +95,11 @@ class Recorder:
     def log_interval(self, metrics: dict[str, float]) -> dict[str, float]:
         """Writes the averages of a log interval with the learning rate and the speed; returns all of them."""
         step, now, (since, then) = self.trainer.step, time.monotonic(), self._rate_mark
-        images = self.progress.images
-        rate = (images - then) / max(now - since, 1e-9)
-        self._rate_mark = (now, images)
-        values = {**metrics, "learning_rate": self.trainer.learning_rate, "images_per_second": round(rate, 2)}
-        self.log({"step": step, "time": round(self.seconds(), 3), "images": images, **values})
+        samples, (unit, each) = self.progress.images, self.trainer.counted
+        rate = each * (samples - then) / max(now - since, 1e-9)
+        self._rate_mark = (now, samples)
+        values = {**metrics, "learning_rate": self.trainer.learning_rate, f"{unit}{PER_SECOND}": round(rate, 2)}
+        self.log({"step": step, "time": round(self.seconds(), 3), unit: each * samples, **values})
         if self.run is not None and self._train.tensorboard:
             self.run.add_scalars(step, values)
         return values
@@ -141,7 +142,7 @@ class Recorder:
         except EvaluationStopped:
             return
         since, then = self._rate_mark
-        self._rate_mark = (since + time.monotonic() - began, then)  # images_per_second is of training alone
+        self._rate_mark = (since + time.monotonic() - began, then)  # the speed is of training alone
         rows = [{"step": step, "checkpoint": checkpoint_name(step), **score.to_json()} for score in scores]
         for row in rows:
             self.run.metrics.append(row)

@@ -4,9 +4,9 @@
             g = gradient of mean cross-entropy(f_w(words), y)
             w <- optimiser(w, g); rows of the last layer longer than `model.max_norm` are shortened to it
 
-Networks: convolutions (Kim 2014), time-delay (Waibel et al. 1989), recurrent ones, a Transformer's
-encoder (Vaswani et al. 2017). The best checkpoint is that of the
-highest accuracy on the validation part.
+Networks: convolutions (Kim 2014), time-delay (Waibel et al. 1989), recurrent ones, a Transformer's encoder (Vaswani
+et al. 2017), and BERT, from random weights or pre-trained ones (`model.bert.pretrained`; Devlin et al. 2019). The best
+checkpoint is that of the highest accuracy on the validation part.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlab.data.text_vocabulary import PAD, UNKNOWN, TextCodec
+from genlab.data.text_vocabulary import BEGIN, END, PAD, UNKNOWN, TextCodec
 from genlab.errors import ConfigError, UserError
+from genlab.models.bert import BertClassifier, without_decay
 from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
 from genlab.models.transformer import TransformerClassifier
 from genlab.models.word_embedding import WordEmbedding
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.pretrained_bert import load_pretrained
 from genlab.trainers.sentence_config import SentenceConfig, SentenceModelConfig
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 def build_sentence_network(model: SentenceModelConfig, codec: TextCodec, classes: int) -> nn.Module:
     """The network that `model` describes, for sentences in the tokens of `codec`."""
+    if model.network == "bert":
+        bert = model.bert.build(len(codec), model.dropout)
+        return BertClassifier(bert, classes, codec.special(BEGIN), codec.special(END), model.dropout)
     embedding = WordEmbedding(len(codec), model.embedding, model.channels, codec.special(PAD))
     if model.network == "text_cnn":
         return TextCnn(embedding, classes, model.cnn.kernel_sizes, model.cnn.filters, model.dropout)
@@ -67,9 +72,22 @@ class SentenceClassifierTrainer(Trainer):
         return {"classifier": build_sentence_network(self.config.model, self._codec, self.data.num_classes)}
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"classifier": build_optimizer(self.config.optimizer, self.networks["classifier"].parameters())}
+        network = self.networks["classifier"]
+        spared = without_decay(network) if self.config.model.network == "bert" else set()
+        kept = [parameter for name, parameter in network.named_parameters() if name in spared]
+        return {"classifier": build_optimizer(self.config.optimizer, network.parameters(), without_decay=kept)}
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sentence that the network has places for; None where any length will do."""
+        model = self.config.model
+        if model.network == "bert":
+            return model.bert.positions - 2  # [CLS] and [SEP]
+        return model.transformer.positions if model.network == "transformer" else None
 
     def begin(self) -> None:
+        if self.config.model.bert.pretrained is not None:
+            load_pretrained(self.networks["classifier"], self.config.model.bert, self._codec)
         if self.config.model.vectors is not None:
             from genlab.word_vectors import load_vectors
 
@@ -82,12 +100,14 @@ class SentenceClassifierTrainer(Trainer):
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import LengthStream
 
-        data, places = self.config.data, self.config.model.transformer.positions
-        if self.config.model.network == "transformer" and int(dataset.lengths.max()) > places:
-            longest = int(dataset.lengths.max())
+        data, network = self.config.data, self.config.model.network
+        most, longest = self.longest, int(dataset.lengths.max())
+        if most is not None and longest > most:
+            special = 2 if network == "bert" else 0
             raise ConfigError(
-                f"model.transformer.positions: expected at least {longest}, the tokens of the longest sentence, got "
-                f"{places}; raise it, or cut sentences with data.max_length={places}"
+                f"model.{network}.positions: expected at least {longest + special}, the tokens of the longest sentence"
+                f"{' with [CLS] and [SEP]' if special else ''}, got {most + special}; raise it, or cut sentences with "
+                f"data.max_length={most}"
             )
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
 
@@ -128,10 +148,10 @@ class SentenceClassifierTrainer(Trainer):
         for number, row in enumerate(rows, start=1):
             if not row:
                 raise UserError(f"sentence {number}: expected words, got {texts[number - 1]!r}; leave it out")
-            if self.config.model.network == "transformer" and len(row) > self.config.model.transformer.positions:
+            if self.longest is not None and len(row) > self.longest:
                 raise UserError(
-                    f"sentence {number}: expected at most {self.config.model.transformer.positions} tokens, the places "
-                    f"that the model has, got {len(row)}; shorten it"
+                    f"sentence {number}: expected at most {self.longest} tokens, the places that the model has, got "
+                    f"{len(row)}; shorten it"
                 )
         order = torch.arange(len(rows))
         tokens, lengths = Ragged(rows).padded(order.numpy(), self._codec.special(PAD))
@@ -164,4 +184,6 @@ class SentenceClassifierTrainer(Trainer):
 
         model = self.config.model
         facts = {"network": model.network, "channels": model.channels, "vectors": str(model.vectors or "")}
+        if model.network == "bert":
+            facts = {"network": "bert", **model.bert.shape(), "pretrained": str(model.bert.pretrained or "")}
         return accuracy_scores(count_right, self, data, facts)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from genlab.config import RunConfig, Section
 from genlab.text_config import TextDataConfig
+from genlab.trainers.bert_config import BertConfig, with_vocabulary
+from genlab.trainers.sizes import Probability, Size
 from genlab.trainers.stack import AdamConfig
-
-Size = Annotated[int, Field(ge=1, le=65_536)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RecurrentConfig(Section):
@@ -67,7 +66,7 @@ class EncoderConfig(Section):
 class SentenceModelConfig(Section):
     """The network and what goes into it."""
 
-    network: Literal["text_cnn", "tdnn", "rnn", "lstm", "gru", "transformer"] = "text_cnn"
+    network: Literal["text_cnn", "tdnn", "rnn", "lstm", "gru", "transformer", "bert"] = "text_cnn"
     embedding: Size = Field(300, description="numbers of a word's vector")
     channels: Literal["rand", "static", "non_static", "multichannel"] = Field(
         "rand", description="word vectors: learnt; given and fixed; given and tuned; both"
@@ -82,6 +81,18 @@ class SentenceModelConfig(Section):
     tdnn: TdnnConfig = Field(default_factory=TdnnConfig)
     recurrent: RecurrentConfig = Field(default_factory=RecurrentConfig)
     transformer: EncoderConfig = Field(default_factory=EncoderConfig)
+    bert: BertConfig = Field(default_factory=BertConfig)
+
+    @model_validator(mode="after")
+    def _bert_has_vectors_of_its_own(self) -> SentenceModelConfig:
+        if self.network != "bert":
+            if self.bert.pretrained is not None:
+                raise ValueError(f"bert.pretrained: expected model.network=bert, got {self.network}")
+            return self
+        for name in ("embedding", "channels", "vectors", "max_norm"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: expected none with network bert (its width is model.bert.width)")
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> SentenceModelConfig:
@@ -110,3 +121,14 @@ class SentenceConfig(RunConfig):
     model: SentenceModelConfig = Field(default_factory=SentenceModelConfig)
     optimizer: AdamConfig = Field(default_factory=AdamConfig)
     label_smoothing: Probability = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_of_the_pretrained(cls, values: Any) -> Any:
+        return with_vocabulary(values)
+
+    @model_validator(mode="after")
+    def _bert_reads_word_pieces(self) -> SentenceConfig:
+        if self.model.network == "bert" and self.data.unit != "wordpiece":
+            raise ValueError(f"data.unit: expected wordpiece with model.network=bert, got {self.data.unit}")
+        return self

@@ -116,7 +116,7 @@ def test_summary_compares_turns_of_the_same_round() -> None:
     assert rows[1]["ratio_spread"] == pytest.approx(0)
     assert rows[0]["seconds_per_step"] == pytest.approx(1.5)
     assert rows[1]["lab_peak_share"] == pytest.approx(len(LAB) / len(PLAIN))
-    assert rows[0]["images_per_second"] == pytest.approx(4 / 1.5)
+    assert rows[0]["samples_per_second"] == pytest.approx(4 / 1.5)
 
 
 def test_spread_and_self_ratio_of_steady_turns_are_nothing() -> None:

@@ -17,8 +17,8 @@ from genlab.images import save_image
 VERBS = [
     "train", "sample", "evaluate", "fid", "is", "statistics", "report", "list", "doctor", "build",
     "data check", "bench step", "interpolate", "arithmetic", "traverse", "manifold", "reconstruct", "latents",
-    "translate", "anomalies", "likelihood", "predict-text", "generate",
-    "translate-text",
+    "translate", "anomalies", "likelihood", "predict-text", "fill-mask", "export-bert", "generate",
+    "translate-text", "caption",
 ]  # fmt: skip
 
 

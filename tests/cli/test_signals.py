@@ -27,6 +27,29 @@ def wait_for(path: Path, process: subprocess.Popen, pattern: str) -> None:
     raise AssertionError(f"{path} never held {pattern!r}")
 
 
+def wait_until_asleep(process: subprocess.Popen) -> None:
+    """Until the process has used no CPU for a second, asleep each time that we looked."""
+    deadline, still, before = time.monotonic() + 120, 0, None
+    while still < 20:
+        assert time.monotonic() < deadline, "the process never came to rest"
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        state, used = fields[0], fields[11:13]
+        still = still + 1 if state == "S" and used == before else 0
+        before = used
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.5])
+def test_signal_while_torch_is_loaded_is_neither_lost_nor_fatal(start_genlab, tmp_path: Path, delay: float) -> None:
+    os.mkfifo(tmp_path / "set.zip")
+    process = start_genlab("data", "check", "set.zip")
+    wait_for(Path(f"/proc/{process.pid}/maps"), process, "libtorch")
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, "error: interrupted")
+
+
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_training_after_a_checkpoint(
     start_genlab, genlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
@@ -56,7 +79,7 @@ def test_signal_ends_training_after_a_checkpoint(
 def test_signal_ends_other_verbs_in_one_line(start_genlab, tmp_path: Path, signum: int, code: int, word: str) -> None:
     os.mkfifo(tmp_path / "set.zip")  # reading it waits for a writer that never comes
     process = start_genlab("data", "check", "set.zip")
-    time.sleep(4)
+    wait_until_asleep(process)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code

@@ -31,14 +31,14 @@ def made(name: str, split: str = "train", **values: object):
 
 def test_the_sets_that_need_nothing_are_the_promised_ones():
     assert sorted(MADE_PICTURES) == ["digits", "grid", "outline_pairs", "ring", "shapes", "two_domains"]
-    texts = ["mackey_glass", "small_pairs", "small_reviews", "small_stories", "small_tags"]
+    texts = ["captioned_shapes", "mackey_glass", "small_pairs", "small_reviews", "small_stories", "small_tags"]
     assert sorted(set(MADE) - set(MADE_PICTURES)) == texts
 
 
 def test_describe_lists_every_set_with_its_kind():
     rows = {row.name: row for row in describe()}
     assert set(rows) == set(DATASETS.names())
-    assert {row.kind for row in rows.values()} == PICTURES | TEXTS
+    assert {row.kind for row in rows.values()} == PICTURES | TEXTS | {"captioned"}
     assert {"mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "celeba", "lsun", "folder", "zip"} < set(rows)
     assert all(row.summary and row.needs for row in rows.values())
 

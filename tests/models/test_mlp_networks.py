@@ -98,6 +98,16 @@ def test_normalised_layers_have_no_bias_and_match_torch():
         norm(torch.zeros(2, 16, 1, 1))
 
 
+def test_the_first_layers_may_stay_without_normalisation_and_eps_is_passed_on():
+    generator = MlpGenerator((1, 4, 4), 3, (8, 16, 32), batch_norm=True, batch_norm_from=1, batch_norm_eps=0.8)
+    norms = [m for m in generator.modules() if isinstance(m, BatchNormAct1d)]
+    assert [(m.num_features, m.eps) for m in norms] == [(16, 0.8), (32, 0.8)]
+    hidden = [m for m in generator.hidden if isinstance(m, nn.Linear)]
+    assert [m.bias is None for m in hidden] == [False, True, True]
+    discriminator = MlpDiscriminator((2,), (4, 5), batch_norm=True, batch_norm_from=1, batch_norm_eps=0.1)
+    assert [m.eps for m in discriminator.modules() if isinstance(m, BatchNormAct1d)] == [0.1]
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="pieces of at least 1, got 0"):
         Maxout(2, 2, 0)
