@@ -30,7 +30,7 @@ class _MixedConvolution(torch.autograd.Function):
         ctx.attributes = (stride, padding, dilation)
         ctx.transposed, ctx.output_padding = transposed, output_padding
         ctx.activation, ctx.negative_slope = activation, negative_slope
-        if transposed and tuning.spread_wins(input, weight, dilation):
+        if transposed and tuning.spread_wins(input, weight, dilation, weight.dtype):
             attributes = (stride, padding, output_padding, 1, dilation, None, 0.0)
             output = torch.ops.genlab.conv_transpose2d(input, weight, bias, *attributes)
         elif transposed:
@@ -48,8 +48,8 @@ class _MixedConvolution(torch.autograd.Function):
         wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
         with torch.autocast(grad_output.device.type, enabled=False):
-            spreads = not ctx.transposed and tuning.spread_wins(grad_output, weight, ctx.attributes[2])
-            packs = tuning.weight_gradient_wins(weight, ctx.grid)
+            spreads = not ctx.transposed and tuning.spread_wins(grad_output, weight, ctx.attributes[2], weight.dtype)
+            packs = tuning.weight_gradient_wins(weight, ctx.grid, weight.dtype)
             if weight.dtype == torch.float32:
                 packs = packs and wants_bias and output is not None and not ctx.transposed
             if output is not None:

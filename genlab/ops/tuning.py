@@ -185,41 +185,43 @@ def mixed_wins(
     products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
     differentiated = torch.is_grad_enabled()
     learns = differentiated and weight.requires_grad and products >= MIXED_LEAST_PRODUCTS
-    if learns and weight_gradient_wins(weight, grid):
+    if learns and weight_gradient_wins(weight, grid, torch.bfloat16):
         return True
     # A transposed convolution has its few channels after it, a convolution before it.
     asked = input.shape[1] == first or (differentiated and input.requires_grad)
-    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation)
+    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation, torch.bfloat16)
 
 
-def weight_gradient_wins(weight: Tensor, grid: Pair) -> bool:
+def weight_gradient_wins(weight: Tensor, grid: Pair, dtype: torch.dtype) -> bool:
     """Whether the native weight gradient is quicker: bfloat16 of at least so many channels each way, float32 of few.
 
-    In float32 only with the bias's and through an activation: one reading instead of torch's three.
+    In float32 only with the bias's and through an activation: one reading instead of torch's three. `dtype` is that of
+    the products, which autocast may set apart from the weight's.
     """
-    if weight.dtype == torch.float32:
-        return _is_many_to_few(weight) and weight.shape[2] * weight.shape[3] <= FEW_MOST_TAPS
+    if dtype == torch.float32:
+        return _is_many_to_few(weight, dtype) and weight.shape[2] * weight.shape[3] <= FEW_MOST_TAPS
     return min(weight.shape[0], weight.shape[1]) >= MIXED_LEAST_CHANNELS and grid[1] <= MIXED_WIDEST
 
 
-def spread_wins(input: Tensor, weight: Tensor, dilation: Pair) -> bool:
+def spread_wins(input: Tensor, weight: Tensor, dilation: Pair, dtype: torch.dtype) -> bool:
     """Whether the native transposed direction is quicker: to an image of few channels, several images, no dilation.
 
     Args:
         input: what has the batch.
         weight: (many, few, kernel height, kernel width), input channels (few) next to each other.
+        dtype: of the products.
     """
     return (
-        _is_many_to_few(weight)
+        _is_many_to_few(weight, dtype)
         and weight.is_contiguous(memory_format=torch.channels_last)
         and dilation == (1, 1)
         and input.shape[0] >= 4
     )
 
 
-def _is_many_to_few(weight: Tensor) -> bool:
+def _is_many_to_few(weight: Tensor, dtype: torch.dtype) -> bool:
     many, few = weight.shape[:2]
-    step = CHANNEL_STEP if weight.dtype == torch.float32 else 2
+    step = CHANNEL_STEP if dtype == torch.float32 else 2
     return few <= SPREAD_MOST_CHANNELS and many >= SPREAD_LEAST_CHANNELS and many % step == 0
 
 
@@ -244,17 +246,17 @@ def few_channels_wins(
     """
     if torch.compiler.is_compiling() or groups != 1 or dilation != (1, 1) or not _HAS_AVX512:
         return False
-    if (input.stride(1) != 1 and input.shape[1] != 1) or not _is_many_to_few(weight):
+    if (input.stride(1) != 1 and input.shape[1] != 1) or not _is_many_to_few(weight, torch.float32):
         return False
     first, second, kernel_h, kernel_w = weight.shape
     products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
     if products < SPREAD_LEAST_PRODUCTS:
         return False
     differentiated = torch.is_grad_enabled()
-    if differentiated and weight.requires_grad and weight_gradient_wins(weight, grid):
+    if differentiated and weight.requires_grad and weight_gradient_wins(weight, grid, torch.float32):
         return True
     asked = input.shape[1] == first or (differentiated and input.requires_grad)
-    return asked and spread_wins(input, weight, dilation)
+    return asked and spread_wins(input, weight, dilation, torch.float32)
 
 
 def few_channels_summary() -> str:
