@@ -53,9 +53,9 @@ class _MixedConvolution(torch.autograd.Function):
             if weight.dtype == torch.float32:
                 packs = packs and wants_bias and output is not None and not ctx.transposed
             if output is not None:
-                # Kernels of this library alone: each takes the derivative as it reads the gradient.
-                lies_by_pixels = output.is_contiguous(memory_format=torch.channels_last)
-                if not ctx.transposed and lies_by_pixels and wants_input <= spreads and wants_weight <= packs:
+                # Kernels of this library alone: each takes the derivative as it reads the gradient, pixel by pixel.
+                by_pixels = output.is_contiguous(memory_format=torch.channels_last)
+                if by_pixels and not ctx.transposed and wants_input <= spreads and wants_weight <= packs:
                     wanted = ctx.needs_input_grad[:3]
                     found = torch.ops.genlab.conv2d_act_backward(
                         grad_output, output, input, weight, *ctx.attributes, 1, "zeros", False, ctx.activation,

@@ -246,7 +246,8 @@ def few_channels_wins(
     """
     if torch.compiler.is_compiling() or groups != 1 or dilation != (1, 1) or not _HAS_AVX512:
         return False
-    if (input.stride(1) != 1 and input.shape[1] != 1) or not _is_many_to_few(weight, torch.float32):
+    # Of one channel torch takes the order of memory for contiguous, and gives its output in that.
+    if input.stride(1) != 1 or not _is_many_to_few(weight, torch.float32):
         return False
     first, second, kernel_h, kernel_w = weight.shape
     products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second

@@ -99,6 +99,8 @@ def test_auto_mixes_where_a_direction_of_this_library_is_asked_for() -> None:
     x, weight = draw(8, 64, 32, 32, seed=1), draw(64, 3, 4, 4, seed=2)
     assert chosen("conv_transpose2d", x, weight, 2, 1, 32) == "mixed"
     assert chosen("conv_transpose2d", x, weight.contiguous(), 2, 1, 32) == "torch"
+    one, kernel = draw(64, 1, 28, 28, seed=1), draw(64, 1, 4, 4, seed=2).requires_grad_()
+    assert chosen("conv2d", one, kernel, 2, 1, 14) == "torch"
     with torch.no_grad():
         assert chosen("conv2d", *first_layer(), 2, 1, 32) == "torch"
 
