@@ -21,6 +21,10 @@ TORCH_LIBRARY(genlab, m) {
       "conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, "
       "str padding_mode, str? activation, float negative_slope) -> Tensor");
   m.def(
+      "conv2d_act_backward(Tensor grad_output, Tensor output, Tensor input, Tensor weight, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, str padding_mode, bool transposed, str activation, float negative_slope, "
+      "bool[3] wanted) -> (Tensor, Tensor, Tensor)");
+  m.def(
       "conv2d_backward_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, str padding_mode) -> Tensor");
   m.def(

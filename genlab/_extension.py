@@ -53,6 +53,7 @@ def load() -> ModuleType | None:
         return None
     from genlab.ops import (
         attention_native,
+        conv_act_native,
         conv_native,
         layer_norm_native,
         loss_native,
@@ -65,6 +66,7 @@ def load() -> ModuleType | None:
 
     try:
         conv_native.register()
+        conv_act_native.register()
         norm_native.register()
         norm_conv_native.register()
         layer_norm_native.register()

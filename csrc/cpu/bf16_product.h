@@ -18,6 +18,14 @@ struct AxisTaps {
   std::vector<int64_t> offset;
 };
 
+// What a gradient is multiplied with as it is read: the derivative of an activation, from its output, in fp32; the product is
+// rounded once.
+struct Derivative {
+  const BFloat16* output;  // with the gradient's strides; null: the gradient as it is
+  Activation activation;
+  float negative_slope;
+};
+
 // target(n, row, column)[k] = act(bias[k] + sum over taps (r, s) and c < channels of
 //     source[n * source_n + rows(r, row) + columns(s, column) + c] *
 //     weight[weight_tap[r, s] + c * weight_channel + k * weight_out])
@@ -50,6 +58,7 @@ struct WeightProduct {
   int64_t channels;
   const BFloat16* gradient;
   int64_t gradient_n, gradient_row, gradient_column;
+  Derivative derivative;  // of the gradient
   int64_t out_channels;
   BFloat16* grad_weight;
   int64_t stride_out, stride_channel, stride_row, stride_column;
@@ -67,6 +76,7 @@ struct SpreadProduct {
   const BFloat16* source;
   int64_t source_n, source_row, source_column;
   int64_t source_h, source_w, source_channels;  // an even number of channels
+  Derivative derivative;                        // of the source
   const BFloat16* weight;
   int64_t weight_channel;
   int64_t kh, kw, stride_h, stride_w, padding_h, padding_w;

@@ -88,26 +88,27 @@ void multiply_weights(const WeightProduct& product, const ParallelFor& parallel_
   const int64_t items = job.taps() * job.blocks * job.parts;
   const int64_t sum_words = job.taps() * job.blocks * product.out_channels * kBlock;
   const int64_t together = std::min(job.chunks, std::max<int64_t>(1, kSharedWords / job.chunk_words()));
-  float* const sums = shared_scratch().reserve(sum_words + job.zero_words + together * job.chunk_words());
+  const int64_t bias_words = product.grad_bias == nullptr ? 0 : job.chunks * product.out_channels;
+  float* const sums =
+      shared_scratch().reserve(sum_words + job.zero_words + bias_words + together * job.chunk_words());
   float* const zeros = sums + sum_words;
-  uint32_t* const gradients = words_of(zeros + job.zero_words);
+  float* const bias_sums = zeros + job.zero_words;
+  uint32_t* const gradients = words_of(bias_sums + bias_words);
   std::fill(zeros, zeros + job.zero_words, 0.0f);
   job.zeros = reinterpret_cast<const BFloat16*>(zeros);
   for (int64_t begin = 0; begin < job.chunks; begin += together) {
     const int64_t end = std::min(job.chunks, begin + together);
     parallel_for(end - begin, [&](int64_t first, int64_t last) {
       for (int64_t chunk = first; chunk < last; ++chunk) {
-        job.pair_gradient(begin + chunk, gradients + chunk * job.chunk_words());
+        job.pair_gradient(begin + chunk, gradients + chunk * job.chunk_words(),
+                          bias_words == 0 ? nullptr : bias_sums + (begin + chunk) * product.out_channels);
       }
     });
     parallel_for(items, [&](int64_t first, int64_t last) {
       for (int64_t item = first; item < last; ++item) job.run(item, begin, end, gradients, sums);
     });
   }
-  if (product.grad_bias == nullptr) return;
-  parallel_for(ceil_divide(product.out_channels, kLanes), [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) job.sum_bias(block * kLanes);
-  });
+  if (product.grad_bias != nullptr) job.store_bias(bias_sums);
 }
 
 }  // namespace genlab::cpu::bf16

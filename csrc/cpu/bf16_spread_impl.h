@@ -33,11 +33,19 @@ struct SpreadJob {
 
   void run(int64_t n, const uint32_t* packed) const {
     const int64_t product_words = product.source_w * blocks * kBlock;
-    float* const products = own_scratch().reserve(product_words + kLanes + product.h * pitch);
+    const int64_t line_words = product.derivative.output == nullptr ? 0 : product.source_w * line_pitch() / 2;
+    float* const products = own_scratch().reserve(product_words + kLanes + product.h * pitch + line_words);
     float* const sums = products + product_words + kLanes;
+    BFloat16* const line = reinterpret_cast<BFloat16*>(sums + product.h * pitch);
     begin_sums(sums);
     for (int64_t i = 0; i < product.source_h; ++i) {
-      multiply_row(product.source + n * product.source_n + i * product.source_row, packed, products);
+      const int64_t start = n * product.source_n + i * product.source_row;
+      if (product.derivative.output == nullptr) {
+        multiply_row(product.source + start, product.source_column, packed, products);
+      } else {
+        differentiate_row(start, line);
+        multiply_row(line, line_pitch(), packed, products);
+      }
       // Neighbours overlap: visiting every other pixel lets a sum be stored before it is read again.
       const int64_t turns = ceil_divide(product.kw, product.stride_w);
       for (int64_t turn = 0; turn < turns; ++turn) {
@@ -69,15 +77,27 @@ struct SpreadJob {
     }
   }
 
-  // products[pixel][blocks * kBlock] of one row of the source.
-  void multiply_row(const BFloat16* line, const uint32_t* packed, float* products) const {
+  int64_t line_pitch() const { return ceil_divide(product.source_channels, kLanes) * kLanes; }
+
+  // One row of the source times the derivative.
+  void differentiate_row(int64_t start, BFloat16* line) const {
+    for (int64_t j = 0; j < product.source_w; ++j, start += product.source_column, line += line_pitch()) {
+      for (int64_t c = 0; c < product.source_channels; c += kLanes) {
+        const int64_t count = std::min(kLanes, product.source_channels - c);
+        store_rounded(line + c, load_gradient(product.source, product.derivative, start + c, count), count);
+      }
+    }
+  }
+
+  // products[pixel][blocks * kBlock] of one row of the source, whose pixels lie `step` apart.
+  void multiply_row(const BFloat16* line, int64_t step, const uint32_t* packed, float* products) const {
     alignas(64) float tile[kScatteredRows * kBlock];
     const BFloat16* rows[kScatteredRows];
     const int64_t panels = ceil_divide(product.source_w, kScatteredRows);
     for (int64_t panel = 0; panel < panels; ++panel) {
       const int64_t start = product.source_w * panel / panels;
       const int64_t height = product.source_w * (panel + 1) / panels - start;
-      for (int64_t i = 0; i < height; ++i) rows[i] = line + (start + i) * product.source_column;
+      for (int64_t i = 0; i < height; ++i) rows[i] = line + (start + i) * step;
       for (int64_t block = 0; block < blocks; ++block) {
         const bool wide = columns - block * kBlock > kLanes;
         const MultiplyScattered multiply = wide ? multiply_scattered_of<2>(height) : multiply_scattered_of<1>(height);

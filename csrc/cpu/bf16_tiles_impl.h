@@ -117,6 +117,13 @@ MultiplyScattered multiply_scattered_of(int64_t rows) {
 
 // -- pairs ---------------------------------------------------------------------------------------------------------------
 
+// The pairs (low, high) of values of fp32, rounded to nearest even.
+GENLAB_INLINE __m512i pair_of(__m512 low, __m512 high) {
+  const __m512i a = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
+  const __m512i b = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
+  return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+
 // to[2 * kLanes] = the pairs (low[c], high[c]) of `count` <= 32 channels; `mask` has a bit for each.
 GENLAB_INLINE void pair_rows(const BFloat16* low, const BFloat16* high, __mmask32 mask, uint32_t* to) {
   alignas(64) static constexpr uint16_t kFirst[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
@@ -290,4 +297,28 @@ GENLAB_INLINE void store_rounded(BFloat16* to, __m512 value, int64_t count) {
 GENLAB_INLINE __m512 load_wide(const BFloat16* from, int64_t count) {
   const __m256i half = _mm256_maskz_loadu_epi16(mask16(count), from);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// As activate_gradient_from_output() of kernels/common/activation.h.
+GENLAB_INLINE __m512 differentiate(Activation activation, __m512 gradient, __m512 y, float negative_slope) {
+  const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
+  switch (activation) {
+    case Activation::kRelu:
+      return _mm512_mask_mov_ps(gradient, _mm512_cmp_ps_mask(y, zero, _CMP_LE_OQ), zero);
+    case Activation::kLeakyRelu:
+      return _mm512_mask_mul_ps(
+          gradient, _mm512_cmp_ps_mask(y, zero, _CMP_NGT_UQ), gradient, _mm512_set1_ps(negative_slope));
+    case Activation::kTanh:
+      return _mm512_mul_ps(gradient, _mm512_fnmadd_ps(y, y, one));
+    default:  // sigmoid
+      return _mm512_mul_ps(_mm512_mul_ps(gradient, _mm512_sub_ps(one, y)), y);
+  }
+}
+
+// `count` values of a gradient `offset` past its start, in fp32.
+GENLAB_INLINE __m512 load_gradient(const BFloat16* gradient, const Derivative& derivative, int64_t offset, int64_t count) {
+  const __m512 value = load_wide(gradient + offset, count);
+  if (derivative.output == nullptr) return value;
+  return differentiate(
+      derivative.activation, value, load_wide(derivative.output + offset, count), derivative.negative_slope);
 }

@@ -31,23 +31,29 @@ struct WeightJob {
   }
   int64_t panel_start(int64_t panel) const { return product.out_channels * panel / panels; }
 
-  // grad_output of a chunk as pairs: to[panel][pair][channel of the panel].
-  void pair_gradient(int64_t chunk, uint32_t* to) const {
+  // grad_output of a chunk as pairs: to[panel][pair][channel of the panel]. sums[out_channels]: of the chunk; null where the
+  // bias's gradient is not wanted.
+  void pair_gradient(int64_t chunk, uint32_t* to, float* sums) const {
+    if (sums != nullptr) std::fill(sums, sums + product.out_channels, 0.0f);
     const int64_t rows = rows_of(chunk), pairs = rows * row_pairs, width = product.columns.size;
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = chunk * chunk_rows + i;
-      const BFloat16* line = product.gradient + row / product.rows.size * product.gradient_n +
-                             row % product.rows.size * product.gradient_row;
+      const int64_t line = row / product.rows.size * product.gradient_n + row % product.rows.size * product.gradient_row;
       for (int64_t j = 0; j < row_pairs; ++j) {
-        const BFloat16* low = line + 2 * j * product.gradient_column;
-        const BFloat16* high = 2 * j + 1 < width ? low + product.gradient_column : zeros;
+        const int64_t low = line + 2 * j * product.gradient_column;
+        const bool whole = 2 * j + 1 < width;  // else the pair ends in a zero
         for (int64_t panel = 0; panel < panels; ++panel) {
           const int64_t start = panel_start(panel), count = panel_start(panel + 1) - start;
           const __mmask16 mask = mask16(count);
-          const __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, low + start));
-          const __m512i b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, high + start));
-          _mm512_mask_storeu_epi32(to + start * pairs + (i * row_pairs + j) * count, mask,
-                                   _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+          const __m512 a = load_gradient(product.gradient, product.derivative, low + start, count);
+          const __m512 b = whole ? load_gradient(product.gradient, product.derivative,
+                                                 low + product.gradient_column + start, count)
+                                 : _mm512_setzero_ps();
+          _mm512_mask_storeu_epi32(to + start * pairs + (i * row_pairs + j) * count, mask, pair_of(a, b));
+          if (sums != nullptr) {
+            const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, sums + start), _mm512_add_ps(a, b));
+            _mm512_mask_storeu_ps(sums + start, mask, sum);
+          }
         }
       }
     }
@@ -114,22 +120,15 @@ struct WeightJob {
     }
   }
 
-  // Sums of grad_output: rows first, then images, then the batch.
-  void sum_bias(int64_t first) const {
-    const int64_t used = std::min(kLanes, product.out_channels - first);
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t n = 0; n < product.n; ++n) {
-      __m512 image = _mm512_setzero_ps();
-      for (int64_t i = 0; i < product.rows.size; ++i) {
-        const BFloat16* line = product.gradient + n * product.gradient_n + i * product.gradient_row + first;
-        __m512 row = _mm512_setzero_ps();
-        for (int64_t j = 0; j < product.columns.size; ++j) {
-          row = _mm512_add_ps(row, load_wide(line + j * product.gradient_column, used));
-        }
-        image = _mm512_add_ps(image, row);
+  // The sums of all chunks together.
+  void store_bias(const float* sums) const {
+    for (int64_t first = 0; first < product.out_channels; first += kLanes) {
+      const int64_t used = std::min(kLanes, product.out_channels - first);
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask16(used), sums + chunk * product.out_channels + first));
       }
-      sum = _mm512_add_ps(sum, image);
+      store_rounded(product.grad_bias + first, sum, used);
     }
-    store_rounded(product.grad_bias + first, sum, used);
   }
 };

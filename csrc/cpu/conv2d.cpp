@@ -5,7 +5,9 @@
 #include <string>
 
 #include "cpu/conv2d_bf16.h"
+#include "cpu/conv2d_weight.h"
 #include "cpu/conv_phases.h"
+#include "cpu/few_channels.h"
 #include "cpu/gathered_product.h"
 #include "kernels/common/conv_index.h"
 
@@ -44,19 +46,11 @@ struct Finish {
   }
 };
 
-std::vector<Tap> all_taps(const Conv2dGeometry& g) {
-  std::vector<Tap> taps;
-  for (int64_t r = 0; r < g.kh; ++r) {
-    for (int64_t s = 0; s < g.kw; ++s) taps.push_back(Tap{r, s});
-  }
-  return taps;
-}
-
 template <typename T>
 void forward(const Conv2dForwardParams& p, const ParallelFor& parallel_for) {
   const Conv2dGeometry& g = p.geometry;
   const GatheredProduct<T> product{g.groups, g.c_out / g.groups, g.c_in / g.groups, all_taps(g), g.n, g.h_out, g.w_out,
-                                   static_cast<const T*>(p.input), p.input_stride[1]};
+                                   static_cast<const T*>(p.input), p.input_stride[1], p.of_input};
   const T* weight = static_cast<const T*>(p.weight);
   const auto packed = pack_rows<T>(
       product,
@@ -92,7 +86,8 @@ void backward_input_phases(
   for (const Phase& rows : phases(g.h, g.kh, g.stride_h, g.padding_h, g.dilation_h)) {
     for (const Phase& columns : phases(g.w, g.kw, g.stride_w, g.padding_w, g.dilation_w)) {
       GatheredProduct<T> product{g.groups, g.c_in / g.groups, group_out, {}, g.n, rows.count, columns.count,
-                                 static_cast<const T*>(p.grad_output), p.grad_output_stride[1]};
+                                 static_cast<const T*>(p.grad_output), p.grad_output_stride[1],
+                                 p.of_grad_output};
       for (const int64_t r : rows.taps) {
         for (const int64_t s : columns.taps) product.taps.push_back(Tap{r, s});
       }
@@ -160,117 +155,6 @@ void backward_input(const Conv2dBackwardInputParams& p, const ParallelFor& paral
   });
 }
 
-// One piece of the weight gradient: 64 rows (output channels) by 64 columns (input channel and tap) of one group, summed
-// over every pixel of the batch.
-template <typename T>
-void backward_weight_piece(
-    const Conv2dBackwardWeightParams& p, int64_t group, int64_t first_row, int64_t first_column,
-    const std::vector<Tap>& taps) {
-  using A = Accumulate<T>;
-  constexpr int64_t kSide = 64;
-  constexpr int64_t kColumns = kTileColumns<A>;
-  const Conv2dGeometry& g = p.geometry;
-  const int64_t group_in = g.c_in / g.groups, group_out = g.c_out / g.groups;
-  const int64_t tap_count = static_cast<int64_t>(taps.size());
-  const int64_t rows = std::min(kSide, group_out - first_row);
-  const int64_t columns = std::min(kSide, group_in * tap_count - first_column);
-  const int64_t pixels = g.n * g.h_out * g.w_out;
-  const T* grad_output = static_cast<const T*>(p.grad_output);
-  const T* input = static_cast<const T*>(p.input);
-  const TileProduct<A> tile_product = tile_product_for_this_machine<A>();
-
-  std::vector<A> left(kSide * kBlockDepth), right(kSide * kBlockDepth), sums(kSide * kSide, A(0));
-  std::vector<int64_t> offsets(tap_count * kBlockDepth);
-  Pixel at[kBlockDepth];
-  for (int64_t first_pixel = 0; first_pixel < pixels; first_pixel += kBlockDepth) {
-    const int64_t depth = std::min(kBlockDepth, pixels - first_pixel);
-    for (int64_t d = 0; d < depth; ++d) {
-      const int64_t flat = first_pixel + d;
-      at[d] = Pixel{flat / (g.h_out * g.w_out), flat / g.w_out % g.h_out, flat % g.w_out};
-    }
-    std::fill(left.begin(), left.end(), A(0));
-    for (int64_t i = 0; i < rows; ++i) {
-      const T* channel = grad_output + (group * group_out + first_row + i) * p.grad_output_stride[1];
-      A* to = left.data() + i / kTileRows * kTileRows * depth + i % kTileRows;
-      for (int64_t d = 0; d < depth; ++d) {
-        to[d * kTileRows] = widen(channel[at[d].n * p.grad_output_stride[0] + at[d].row * p.grad_output_stride[2] +
-                                          at[d].column * p.grad_output_stride[3]]);
-      }
-    }
-    for (int64_t t = 0; t < std::min(tap_count, columns); ++t) {
-      const int64_t index = (first_column + t) % tap_count;
-      const Tap tap = taps[index];
-      for (int64_t d = 0; d < depth; ++d) {
-        const int64_t h =
-            resolve_index(source_index(at[d].row, tap.r, g.stride_h, g.padding_h, g.dilation_h), g.h, g.reflect);
-        const int64_t w =
-            resolve_index(source_index(at[d].column, tap.s, g.stride_w, g.padding_w, g.dilation_w), g.w, g.reflect);
-        offsets[index * kBlockDepth + d] =
-            h < 0 || w < 0 ? -1 : at[d].n * p.input_stride[0] + h * p.input_stride[2] + w * p.input_stride[3];
-      }
-    }
-    std::fill(right.begin(), right.end(), A(0));
-    for (int64_t j = 0; j < columns; ++j) {
-      const int64_t column = first_column + j;
-      const T* channel = input + (group * group_in + column / tap_count) * p.input_stride[1];
-      const int64_t* from = offsets.data() + column % tap_count * kBlockDepth;
-      A* to = right.data() + j / kColumns * kColumns * depth + j % kColumns;
-      for (int64_t d = 0; d < depth; ++d) to[d * kColumns] = from[d] < 0 ? A(0) : widen(channel[from[d]]);
-    }
-    multiply_block<A>(tile_product, rows, ceil_div(columns, kColumns) * kColumns, depth, left.data(), depth, right.data(),
-                      sums.data(), kSide);
-  }
-  T* grad_weight = static_cast<T*>(p.grad_weight);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      const int64_t column = first_column + j;
-      const Tap tap = taps[column % tap_count];
-      grad_weight[(group * group_out + first_row + i) * p.grad_weight_stride[0] +
-                  column / tap_count * p.grad_weight_stride[1] + tap.r * p.grad_weight_stride[2] +
-                  tap.s * p.grad_weight_stride[3]] = narrow<T>(sums[i * kSide + j]);
-    }
-  }
-}
-
-template <typename T>
-void backward_bias(const Conv2dBackwardWeightParams& p, const ParallelFor& parallel_for) {
-  using A = Accumulate<T>;
-  const Conv2dGeometry& g = p.geometry;
-  parallel_for(g.c_out, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      A sum = 0;
-      for (int64_t n = 0; n < g.n; ++n) {
-        A image_sum = 0;
-        for (int64_t row = 0; row < g.h_out; ++row) {
-          const T* line = static_cast<const T*>(p.grad_output) + n * p.grad_output_stride[0] + k * p.grad_output_stride[1] +
-                          row * p.grad_output_stride[2];
-          A row_sum = 0;
-          for (int64_t column = 0; column < g.w_out; ++column) row_sum += widen(line[column * p.grad_output_stride[3]]);
-          image_sum += row_sum;
-        }
-        sum += image_sum;
-      }
-      static_cast<T*>(p.grad_bias)[k] = narrow<T>(sum);
-    }
-  });
-}
-
-template <typename T>
-void backward_weight(const Conv2dBackwardWeightParams& p, const ParallelFor& parallel_for) {
-  constexpr int64_t kSide = 64;
-  const Conv2dGeometry& g = p.geometry;
-  const std::vector<Tap> taps = all_taps(g);
-  const int64_t row_pieces = ceil_div(g.c_out / g.groups, kSide);
-  const int64_t column_pieces = ceil_div(g.c_in / g.groups * static_cast<int64_t>(taps.size()), kSide);
-  parallel_for(g.groups * row_pieces * column_pieces, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      backward_weight_piece<T>(p, item / (row_pieces * column_pieces), item / column_pieces % row_pieces * kSide,
-                               item % column_pieces * kSide, taps);
-    }
-  });
-  if (p.grad_bias != nullptr) backward_bias<T>(p, parallel_for);
-}
-
 }  // namespace
 
 void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parallel_for) {
@@ -282,13 +166,21 @@ void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parall
 
 void conv2d_backward_input(const Conv2dBackwardInputParams& params, const ParallelFor& parallel_for) {
   if (bf16_serves(params)) return bf16_backward_input(params, parallel_for);
+  if (few_channels_serves(params)) return few_channels_backward_input(params, parallel_for);
   with_cpu_dtype("conv2d_backward_input", params.geometry.dtype, [&](auto element) {
     backward_input<decltype(element)>(params, parallel_for);
   });
 }
 
 void conv2d_backward_weight(const Conv2dBackwardWeightParams& params, const ParallelFor& parallel_for) {
-  if (bf16_serves(params)) return bf16_backward_weight(params, parallel_for);
+  if (bf16_serves(params)) {
+    bf16_backward_weight(params, parallel_for);
+    return sum_input<BFloat16>(params, parallel_for);
+  }
+  if (few_channels_serves(params)) {
+    few_channels_backward_weight(params, parallel_for);
+    return sum_input<float>(params, parallel_for);
+  }
   with_cpu_dtype("conv2d_backward_weight", params.geometry.dtype, [&](auto element) {
     backward_weight<decltype(element)>(params, parallel_for);
   });

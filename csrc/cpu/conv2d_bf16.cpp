@@ -67,6 +67,10 @@ AxisTaps phase_taps(const Phase& phase, int64_t size, int64_t step, int64_t padd
   return axis;
 }
 
+bf16::Derivative derivative_of(const OperandActivation& operand) {
+  return {static_cast<const BFloat16*>(operand.output), operand.activation, static_cast<float>(operand.negative_slope)};
+}
+
 constexpr int64_t kFewChannels = 4;       // an image's: a quarter of a vector
 constexpr int64_t kLeastSpreadImages = 2;  // which the threads share
 
@@ -90,6 +94,7 @@ void spread(const Conv2dBackwardInputParams& p, const ParallelFor& parallel_for)
   product.source_row = p.grad_output_stride[2], product.source_column = p.grad_output_stride[3];
   product.source_h = g.h_out, product.source_w = g.w_out, product.source_channels = g.c_out;
   product.weight = static_cast<const BFloat16*>(p.weight);
+  product.derivative = derivative_of(p.of_grad_output);
   product.weight_channel = p.weight_stride[0];
   product.kh = g.kh, product.kw = g.kw;
   product.stride_h = g.stride_h, product.stride_w = g.stride_w;
@@ -104,18 +109,20 @@ void spread(const Conv2dBackwardInputParams& p, const ParallelFor& parallel_for)
 
 bool bf16_serves(const Conv2dForwardParams& p) {
   const Conv2dGeometry& g = p.geometry;
-  return serves(g) && channels_adjoin(p.input_stride, g.c_in) && channels_adjoin(p.output_stride, g.c_out);
+  return serves(g) && p.of_input.output == nullptr && channels_adjoin(p.input_stride, g.c_in) &&
+         channels_adjoin(p.output_stride, g.c_out);
 }
 
 bool bf16_serves(const Conv2dBackwardInputParams& p) {
   const Conv2dGeometry& g = p.geometry;
   return serves(g) && channels_adjoin(p.grad_output_stride, g.c_out) && channels_adjoin(p.grad_input_stride, g.c_in) &&
-         (g.reflect == 0 || (g.padding_h == 0 && g.padding_w == 0));
+         (p.of_grad_output.output == nullptr || spreads(p)) && (g.reflect == 0 || (g.padding_h == 0 && g.padding_w == 0));
 }
 
 bool bf16_serves(const Conv2dBackwardWeightParams& p) {
   const Conv2dGeometry& g = p.geometry;
-  return serves(g) && channels_adjoin(p.grad_output_stride, g.c_out) && channels_adjoin(p.input_stride, g.c_in);
+  return serves(g) && p.of_input.output == nullptr && channels_adjoin(p.grad_output_stride, g.c_out) &&
+         channels_adjoin(p.input_stride, g.c_in);
 }
 
 void bf16_forward(const Conv2dForwardParams& p, const ParallelFor& parallel_for) {
@@ -193,6 +200,7 @@ void bf16_backward_weight(const Conv2dBackwardWeightParams& p, const ParallelFor
   product.gradient_n = p.grad_output_stride[0];
   product.gradient_row = p.grad_output_stride[2];
   product.gradient_column = p.grad_output_stride[3];
+  product.derivative = derivative_of(p.of_grad_output);
   product.out_channels = g.c_out;
   product.grad_weight = static_cast<BFloat16*>(p.grad_weight);
   product.stride_out = p.grad_weight_stride[0];

@@ -7,7 +7,9 @@
 namespace genlab::cpu {
 
 // Whether the functions below take this call, here: bfloat16, one group, images and gradients of images with their channels
-// next to each other in memory, no reflect padding in the input's gradient, and a processor with AVX512_BF16.
+// next to each other in memory, no reflect padding in the input's gradient, and a processor with AVX512_BF16. An operand's
+// activation is taken where each element of it is read once: by the weight gradient from grad_output, and by the gradient of an
+// image of few channels.
 bool bf16_serves(const Conv2dForwardParams& params);
 bool bf16_serves(const Conv2dBackwardInputParams& params);
 bool bf16_serves(const Conv2dBackwardWeightParams& params);

@@ -13,7 +13,7 @@
 
 #include "cpu/gemm_tile.h"
 #include "cpu/parallel.h"
-#include "kernels/common/dtype.h"
+#include "kernels/conv2d.h"
 
 namespace genlab::cpu {
 
@@ -27,6 +27,28 @@ struct Tap {
 
 struct Pixel {
   int64_t n, row, column;
+};
+
+// Elements of an operand, widened; a gradient of an activation's output as that of its input.
+template <typename T>
+struct OperandReader {
+  using A = Accumulate<T>;
+  const T* data;
+  const T* output;  // null: the operand as it is
+  Activation activation;
+  A negative_slope;
+
+  OperandReader(const void* data, const OperandActivation& of_operand)
+      : data(static_cast<const T*>(data)),
+        output(static_cast<const T*>(of_operand.output)),
+        activation(of_operand.activation),
+        negative_slope(static_cast<A>(of_operand.negative_slope)) {}
+
+  A operator()(int64_t offset) const {
+    const A value = widen(data[offset]);
+    if (output == nullptr) return value;
+    return activate_gradient_from_output<A>(activation, value, widen(output[offset]), negative_slope);
+  }
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -62,6 +84,7 @@ struct GatheredProduct {
   int64_t n, height, width;  // pixels
   const T* source;
   int64_t channel_stride;
+  OperandActivation of_source;
 
   int64_t depth() const { return channels * static_cast<int64_t>(taps.size()); }
 };
@@ -99,6 +122,7 @@ void run_gathered_product(
   using A = Accumulate<T>;
   constexpr int64_t kColumns = kTileColumns<A>;
   const TileProduct<A> tile_product = tile_product_for_this_machine<A>();
+  const OperandReader<T> read(product.source, product.of_source);
   const int64_t taps = static_cast<int64_t>(product.taps.size());
   const int64_t depth = product.depth();
   const int64_t pixels = product.n * product.height * product.width;
@@ -132,11 +156,11 @@ void run_gathered_product(
       for (int64_t d0 = 0; d0 < depth; d0 += kBlockDepth) {
         const int64_t used = std::min(kBlockDepth, depth - d0);
         for (int64_t d = 0; d < used; ++d) {
-          const T* channel = product.source + (group * product.channels + (d0 + d) / taps) * product.channel_stride;
+          const int64_t channel = (group * product.channels + (d0 + d) / taps) * product.channel_stride;
           const int64_t* from = offsets.data() + (d0 + d) % taps * kBlockPixels;
           for (int64_t j0 = 0; j0 < columns; j0 += kColumns) {
             A* to = gathered.data() + j0 * used + d * kColumns;
-            for (int64_t j = 0; j < kColumns; ++j) to[j] = from[j0 + j] < 0 ? A(0) : widen(channel[from[j0 + j]]);
+            for (int64_t j = 0; j < kColumns; ++j) to[j] = from[j0 + j] < 0 ? A(0) : read(channel + from[j0 + j]);
           }
         }
         const A* a = packed.data() + (group * padded_rows + first_row) * depth + d0 * kTileRows;

@@ -14,6 +14,7 @@ namespace {
 
 using winograd::ConstImage;
 using winograd::Convolution;
+using winograd::Derivative;
 using winograd::GradWeight;
 using winograd::Image;
 using winograd::Phase;
@@ -41,9 +42,13 @@ winograd::ImageOf<T> image_of(Data* data, const int64_t (&stride)[4], int64_t n,
   return {static_cast<T*>(data), stride[0], stride[2], stride[3], n, h, w, channels};
 }
 
+Derivative derivative_of(const OperandActivation& operand) {
+  return {static_cast<const float*>(operand.output), operand.activation, static_cast<float>(operand.negative_slope)};
+}
+
 // The input read as the forward convolution reads it: one phase, or the four that a stride of 2 splits it into.
-Convolution forward_samples(const Conv2dGeometry& g, const ConstImage& input) {
-  Convolution c{input, g.stride_h, g.reflect != 0, static_cast<int>(g.kh), g.stride_h, {}, {}};
+Convolution forward_samples(const Conv2dGeometry& g, const ConstImage& input, const OperandActivation& activation) {
+  Convolution c{input, g.stride_h, g.reflect != 0, static_cast<int>(g.kh), g.stride_h, {}, {}, derivative_of(activation)};
   for (int64_t row = 0; row < g.stride_h; ++row) {
     for (int64_t column = 0; column < g.stride_w; ++column) {
       c.phases.push_back(Phase{row - g.padding_h, column - g.padding_w, row, column});
@@ -78,7 +83,8 @@ void backward_input_phases(
       const Convolution c{grad_output, 1, false, static_cast<int>(g.kh), -g.stride_h,
                           {Phase{h.first_sample, w.first_sample, h.first_tap, w.first_tap}},
                           {static_cast<const float*>(p.weight), p.weight_stride[1], p.weight_stride[0],
-                           p.weight_stride[2], p.weight_stride[3]}};
+                           p.weight_stride[2], p.weight_stride[3]},
+                          derivative_of(p.of_grad_output)};
       const int64_t rows = (grad_input.h - row + g.stride_h - 1) / g.stride_h;
       const int64_t columns = (grad_input.w - column + g.stride_w - 1) / g.stride_w;
       const Target target{grad_input, row, column, g.stride_h, rows, columns,
@@ -115,28 +121,22 @@ void fold_reflection(
   });
 }
 
-// Sums of each channel: lines first, then images, so that the error of a long sum stays small.
-void sum_channels(const ConstImage& image, float* sums, const ParallelFor& parallel_for) {
-  constexpr int64_t kPiece = 4 * kChannelStep;
-  parallel_for((image.channels + kPiece - 1) / kPiece, [&](int64_t begin, int64_t end) {
-    for (int64_t piece = begin; piece < end; ++piece) {
-      const int64_t first = piece * kPiece, count = std::min(kPiece, image.channels - first);
-      float all[kPiece] = {};
-      for (int64_t n = 0; n < image.n; ++n) {
-        float of_image[kPiece] = {};
-        for (int64_t h = 0; h < image.h; ++h) {
-          float of_line[kPiece] = {};
-          const float* line = image.data + n * image.stride_n + h * image.stride_h + first;
-          for (int64_t w = 0; w < image.w; ++w) {
-            for (int64_t c = 0; c < count; ++c) of_line[c] += line[w * image.stride_w + c];
-          }
-          for (int64_t c = 0; c < count; ++c) of_image[c] += of_line[c];
-        }
-        for (int64_t c = 0; c < count; ++c) all[c] += of_image[c];
-      }
-      std::copy(all, all + count, sums + first);
+// Sums of each channel: runs of lines first, in one order, so that the error of a long sum stays small.
+void sum_channels(const ConstImage& image, const Derivative& derivative, float* sums, const ParallelFor& parallel_for) {
+  constexpr int64_t kLines = 8;
+  static thread_local Scratch scratch;
+  const int64_t lines = image.n * image.h, runs = (lines + kLines - 1) / kLines;
+  float* const partial = scratch.reserve(runs * image.channels);
+  parallel_for(runs, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) {
+      engine()->sum_lines(
+          image, derivative, run * kLines, std::min(lines, (run + 1) * kLines), partial + run * image.channels);
     }
   });
+  std::fill(sums, sums + image.channels, 0.0f);
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t c = 0; c < image.channels; ++c) sums[c] += partial[run * image.channels + c];
+  }
 }
 
 }  // namespace
@@ -156,7 +156,8 @@ bool winograd_serves(const Conv2dGeometry& g) {
 
 void winograd_forward(const Conv2dForwardParams& p, const ParallelFor& parallel_for) {
   const Conv2dGeometry& g = p.geometry;
-  Convolution c = forward_samples(g, image_of<const float>(p.input, p.input_stride, g.n, g.c_in, g.h, g.w));
+  const auto input = image_of<const float>(p.input, p.input_stride, g.n, g.c_in, g.h, g.w);
+  Convolution c = forward_samples(g, input, p.of_input);
   c.weight = {static_cast<const float*>(p.weight), p.weight_stride[0], p.weight_stride[1], p.weight_stride[2],
               p.weight_stride[3]};
   const Target target{image_of<float>(p.output, p.output_stride, g.n, g.c_out, g.h_out, g.w_out), 0, 0, 1, g.h_out,
@@ -184,13 +185,28 @@ void winograd_backward_input(const Conv2dBackwardInputParams& p, const ParallelF
 
 void winograd_backward_weight(const Conv2dBackwardWeightParams& p, const ParallelFor& parallel_for) {
   const Conv2dGeometry& g = p.geometry;
-  const Convolution c = forward_samples(g, image_of<const float>(p.input, p.input_stride, g.n, g.c_in, g.h, g.w));
+  const auto input = image_of<const float>(p.input, p.input_stride, g.n, g.c_in, g.h, g.w);
+  const Convolution c = forward_samples(g, input, p.of_input);
   const auto grad_output = image_of<const float>(p.grad_output, p.grad_output_stride, g.n, g.c_out, g.h_out, g.w_out);
   if (p.grad_weight_stride[1] != 1) throw std::invalid_argument("winograd: expected grad_weight in channels_last");
   const GradWeight grad_weight{
-      static_cast<float*>(p.grad_weight), p.grad_weight_stride[0], p.grad_weight_stride[2], p.grad_weight_stride[3]};
-  engine()->correlate(taps_of(g), c, grad_output, grad_weight, parallel_for);
-  if (p.grad_bias != nullptr) sum_channels(grad_output, static_cast<float*>(p.grad_bias), parallel_for);
+      static_cast<float*>(p.grad_weight), p.grad_weight_stride[0], p.grad_weight_stride[2], p.grad_weight_stride[3],
+      static_cast<float*>(p.grad_bias)};
+  engine()->correlate(taps_of(g), c, grad_output, derivative_of(p.of_grad_output), grad_weight, parallel_for);
+  // Tiles share samples: their sums are a reading of their own.
+  if (p.input_sum != nullptr) sum_channels(input, c.derivative, static_cast<float*>(p.input_sum), parallel_for);
+}
+
+void widen_gradient(
+    const BFloat16* gradient, const OperandActivation& of_gradient, int64_t count, float* to, const ParallelFor& parallel_for) {
+  constexpr int64_t kPiece = 1 << 15;
+  const auto* const output = static_cast<const BFloat16*>(of_gradient.output);
+  parallel_for((count + kPiece - 1) / kPiece, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kPiece, last = std::min(count, end * kPiece);
+    engine()->widen_gradient(
+        gradient + first, output == nullptr ? nullptr : output + first, of_gradient.activation,
+        static_cast<float>(of_gradient.negative_slope), last - first, to + first);
+  });
 }
 
 }  // namespace genlab::cpu

@@ -20,4 +20,8 @@ void winograd_forward(const Conv2dForwardParams& params, const ParallelFor& para
 void winograd_backward_input(const Conv2dBackwardInputParams& params, const ParallelFor& parallel_for);
 void winograd_backward_weight(const Conv2dBackwardWeightParams& params, const ParallelFor& parallel_for);
 
+// to[i] = gradient[i] in float32 times the derivative of the activation, where there is an output. For winograd_serves() only.
+void widen_gradient(
+    const BFloat16* gradient, const OperandActivation& of_gradient, int64_t count, float* to, const ParallelFor& parallel_for);
+
 }  // namespace genlab::cpu

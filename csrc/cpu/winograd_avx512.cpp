@@ -25,6 +25,7 @@ namespace avx512 {
 // Inside: their functions must not be merged with other targets' copies.
 #include "cpu/winograd_transforms_impl.h"
 #include "cpu/winograd_tiles_impl.h"
+#include "cpu/winograd_samples_impl.h"
 #include "cpu/winograd_engine_impl.h"
 
 }  // namespace avx512
@@ -36,11 +37,12 @@ const Engine& engine_avx512() {
         taps == 2 ? avx512::convolve<2>(pieces.data(), count, parallel_for)
                   : avx512::convolve<3>(pieces.data(), count, parallel_for);
       },
-      [](int taps, const Convolution& convolution, const ConstImage& grad_output, const GradWeight& grad_weight,
-         const ParallelFor& parallel_for) {
-        taps == 2 ? avx512::correlate<2>(convolution, grad_output, grad_weight, parallel_for)
-                  : avx512::correlate<3>(convolution, grad_output, grad_weight, parallel_for);
-      }};
+      [](int taps, const Convolution& convolution, const ConstImage& grad_output, const Derivative& derivative,
+         const GradWeight& grad_weight, const ParallelFor& parallel_for) {
+        taps == 2 ? avx512::correlate<2>(convolution, grad_output, derivative, grad_weight, parallel_for)
+                  : avx512::correlate<3>(convolution, grad_output, derivative, grad_weight, parallel_for);
+      },
+      avx512::sum_lines, avx512::widen_gradient};
   return engine;
 }
 

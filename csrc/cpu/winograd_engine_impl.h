@@ -208,10 +208,20 @@ void convolve(const Piece* pieces, int64_t count, const ParallelFor& parallel_fo
 
 // -- weight gradient -----------------------------------------------------------------------------------------------------
 
+constexpr int64_t kSummedTiles = 8;
+
+// total[columns] += the sum of the rows, which it leaves in the first: the error of a long sum stays small.
+inline void add_rows(float* rows, int64_t count, int64_t columns, float* total) {
+  for (int64_t i = 1; i < count; ++i) {
+    for (int64_t c = 0; c < columns; ++c) rows[c] += rows[i * columns + c];
+  }
+  for (int64_t c = 0; c < columns; ++c) total[c] += rows[c];
+}
+
 template <int kTaps>
 void correlate(
-    const Convolution& convolution, const ConstImage& grad_output, const GradWeight& grad_weight,
-    const ParallelFor& parallel_for) {
+    const Convolution& convolution, const ConstImage& grad_output, const Derivative& derivative,
+    const GradWeight& grad_weight, const ParallelFor& parallel_for) {
   constexpr int64_t kCount = kPoints<kTaps> * kPoints<kTaps>;
   const Grid grid(grad_output.n, grad_output.h, grad_output.w);
   const int64_t tiles = grid.tiles();
@@ -224,22 +234,34 @@ void correlate(
   const int64_t panel = group * kBlock;
   const int64_t point = blocks * panel + kLanes, out_point = out_blocks * panel + kLanes;
   const int64_t zero_count = std::max(channels, out_channels);
-  float* const zeros = shared_scratch().reserve(zero_count + kCount * (point + out_point));
+  const int64_t pieces = ceil_divide(group, kSummedTiles);  // each sums the bias's gradient apart, in one order
+  const bool sums_bias = grad_weight.bias != nullptr;
+  float* const zeros = shared_scratch().reserve(
+      zero_count + kCount * (point + out_point) + (sums_bias ? pieces * out_channels : 0));
   float* const samples = zeros + zero_count;
   float* const gradients = samples + kCount * point;
+  float* const sums = gradients + kCount * out_point;
   std::fill(zeros, zeros + zero_count, 0.0f);
+  if (sums_bias) std::fill(grad_weight.bias, grad_weight.bias + out_channels, 0.0f);
   for (int64_t first = 0; first < tiles; first += group) {
     const int64_t count = std::min(group, tiles - first);
-    parallel_for(count, [&](int64_t begin, int64_t end) {
+    const int64_t used_pieces = ceil_divide(count, kSummedTiles);
+    parallel_for(used_pieces, [&](int64_t first_piece, int64_t last_piece) {
+      const int64_t begin = first_piece * kSummedTiles, end = std::min(count, last_piece * kSummedTiles);
       transform_samples_of<kTaps>(convolution, grid, first, begin, end, zeros, PointTarget{samples, point, panel}, kBlock);
+      if (sums_bias) std::fill(sums + first_piece * out_channels, sums + last_piece * out_channels, 0.0f);
       const float* outputs[kOutputs * kOutputs];
       for (int64_t index = begin; index < end; ++index) {
         const Tile tile(grid, first + index);
         locate_samples(grad_output, kOutputs, tile.n, tile.row, tile.column, 1, false, zeros, outputs);
-        transform_tile_gradients<kTaps>(
-            outputs, out_channels, PointTarget{gradients + index * kBlock, out_point, panel});
+        float* const own_sums = sums_bias ? sums + index / kSummedTiles * out_channels : nullptr;
+        with_reader(grad_output, derivative, outputs, kOutputs * kOutputs, zeros, [&](const auto& reader) {
+          transform_tile_gradients<kTaps>(
+              reader, out_channels, PointTarget{gradients + index * kBlock, out_point, panel}, own_sums);
+        });
       }
     });
+    if (sums_bias) add_rows(sums, used_pieces, out_channels, grad_weight.bias);
     parallel_for(out_blocks * blocks, [&](int64_t begin, int64_t end) {
       float* const products = own_scratch().reserve(kCount * kBlock * kBlock);
       for (int64_t item = begin; item < end; ++item) {

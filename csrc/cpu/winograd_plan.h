@@ -12,6 +12,7 @@
 
 #include "cpu/parallel.h"
 #include "kernels/common/activation.h"
+#include "kernels/common/dtype.h"
 
 namespace genlab::cpu::winograd {
 
@@ -25,6 +26,13 @@ struct ImageOf {
 
 using Image = ImageOf<float>;
 using ConstImage = ImageOf<const float>;
+
+// What an image is multiplied with as it is read: the derivative of an activation, from its output.
+struct Derivative {
+  const float* output;  // with the image's strides; null: the image as it is
+  Activation activation;
+  float negative_slope;
+};
 
 struct Phase {
   int64_t row, column;          // of the first sample
@@ -44,6 +52,7 @@ struct Convolution {
   int64_t tap_step;  // between taps in the kernel
   std::vector<Phase> phases;
   Weight weight;
+  Derivative derivative;  // of the source
 };
 
 // Where the results go: position (i, j) of the convolution is pixel (first + step * i, ...) of `image`.
@@ -65,13 +74,20 @@ struct Piece {
 struct GradWeight {
   float* data;  // input channels next to each other
   int64_t stride_out, stride_row, stride_column;
+  float* bias;  // the sums of grad_output; null where not wanted
 };
 
 // The engine's two products for one instruction set.
 struct Engine {
   void (*convolve)(int taps, const std::vector<Piece>&, const ParallelFor&);
   // The gradient of the weight; convolution.weight is not read. grad_output: where `Target` would be, with step 1.
-  void (*correlate)(int taps, const Convolution&, const ConstImage& grad_output, const GradWeight&, const ParallelFor&);
+  void (*correlate)(
+      int taps, const Convolution&, const ConstImage& grad_output, const Derivative&, const GradWeight&, const ParallelFor&);
+  // sums[channels] = those of lines [begin, end), counted through all images, times the derivative.
+  void (*sum_lines)(const ConstImage&, const Derivative&, int64_t begin, int64_t end, float* sums);
+  // to[i] = gradient[i] in float32 times the derivative; `output` may be null.
+  void (*widen_gradient)(
+      const BFloat16* gradient, const BFloat16* output, Activation, float negative_slope, int64_t count, float* to);
 };
 
 const Engine& engine_avx512();

@@ -1,11 +1,12 @@
-// The inner loops of the Winograd engine: register blocks of matrix products, and tiles into and out of the transforms'
-// domain. No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after it has set the target.
+// The inner loops of the Winograd engine: register blocks of matrix products, weights into the transforms' domain and results
+// out of it. No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after it has set the target.
 // Vectors run along channels throughout.
 
 constexpr int64_t kLanes = 16;
 typedef float Vector __attribute__((vector_size(64)));
 
 #define GENLAB_INLINE static inline __attribute__((always_inline))
+#define GENLAB_MEMBER inline __attribute__((always_inline))
 
 constexpr int64_t kBlock = 32;    // channels of one block: two vectors
 constexpr int64_t kMaxRows = 14;  // tiles of one register block: 14 x 2 of AVX-512's 32 registers
@@ -72,7 +73,7 @@ GENLAB_INLINE void multiply_columns(int64_t depth, const float* a, const float* 
   }
 }
 
-// -- samples -------------------------------------------------------------------------------------------------------------
+// -- tiles ---------------------------------------------------------------------------------------------------------------
 
 struct Grid {
   int64_t n, rows, columns, tiles_h, tiles_w;
@@ -88,101 +89,6 @@ struct Tile {
         row(index / grid.tiles_w % grid.tiles_h * kOutputs),
         column(index % grid.tiles_w * kOutputs) {}
 };
-
-// Pointers to channel 0 of side x side samples; `zeros` stands for those outside.
-GENLAB_INLINE void locate_samples(
-    const ConstImage& image, int side, int64_t n, int64_t first_row, int64_t first_column, int64_t step, bool reflect,
-    const float* zeros, const float** samples) {
-  int64_t columns[8];
-  for (int j = 0; j < side; ++j) {
-    // A tile that overhangs the result may reach past the reflection too; what it computes there is not stored.
-    const int64_t column = resolve_index(first_column + j * step, image.w, reflect);
-    columns[j] = column >= 0 && column < image.w ? column * image.stride_w : -1;
-  }
-  for (int i = 0; i < side; ++i) {
-    const int64_t row = resolve_index(first_row + i * step, image.h, reflect);
-    const float* line = row >= 0 && row < image.h ? image.data + n * image.stride_n + row * image.stride_h : nullptr;
-    for (int j = 0; j < side; ++j) {
-      samples[i * side + j] = line != nullptr && columns[j] >= 0 ? line + columns[j] : zeros;
-    }
-  }
-}
-
-// Where transformed samples go: point p, channel c to data[p * point_stride + c / kBlock * block_stride + c % kBlock].
-struct PointTarget {
-  float* data;
-  int64_t point_stride, block_stride;
-};
-
-template <int kTaps>
-void transform_tile_samples(const float* const* samples, int64_t channels, PointTarget to, int64_t first_channel) {
-  constexpr int kSide = kPoints<kTaps>;
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    Vector partly[kSide][kSide];
-#pragma GCC unroll 6
-    for (int j = 0; j < kSide; ++j) {
-      Vector column[kSide], transformed[kSide];
-#pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) column[i] = load(samples[i * kSide + j] + c);
-      transform_samples<kTaps>(column, transformed);
-#pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) partly[i][j] = transformed[i];
-    }
-    float* data = to.data + (first_channel + c) / kBlock * to.block_stride + (first_channel + c) % kBlock;
-#pragma GCC unroll 6
-    for (int i = 0; i < kSide; ++i) {
-      Vector transformed[kSide];
-      transform_samples<kTaps>(partly[i], transformed);
-#pragma GCC unroll 6
-      for (int j = 0; j < kSide; ++j) store(data + (i * kSide + j) * to.point_stride, transformed[j]);
-    }
-  }
-}
-
-template <int kTaps>
-void transform_tile_gradients(const float* const* gradients, int64_t channels, PointTarget to) {
-  constexpr int kSide = kPoints<kTaps>;
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    Vector partly[kSide][kOutputs];
-#pragma GCC unroll 4
-    for (int j = 0; j < kOutputs; ++j) {
-      Vector column[kOutputs], transformed[kSide];
-#pragma GCC unroll 4
-      for (int i = 0; i < kOutputs; ++i) column[i] = load(gradients[i * kOutputs + j] + c);
-      transform_outputs<kTaps>(column, transformed);
-#pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) partly[i][j] = transformed[i];
-    }
-    float* data = to.data + c / kBlock * to.block_stride + c % kBlock;
-#pragma GCC unroll 6
-    for (int i = 0; i < kSide; ++i) {
-      Vector transformed[kSide];
-      transform_outputs<kTaps>(partly[i], transformed);
-#pragma GCC unroll 6
-      for (int j = 0; j < kSide; ++j) store(data + (i * kSide + j) * to.point_stride, transformed[j]);
-    }
-  }
-}
-
-// Every phase of the tiles [begin, end) of a group that starts at tile `first`. tile_stride: between tiles in `to`.
-template <int kTaps>
-void transform_samples_of(
-    const Convolution& convolution, const Grid& grid, int64_t first, int64_t begin, int64_t end, const float* zeros,
-    PointTarget to, int64_t tile_stride) {
-  constexpr int kSide = kPoints<kTaps>;
-  const float* samples[kSide * kSide];
-  const ConstImage& source = convolution.source;
-  for (int64_t index = begin; index < end; ++index) {
-    const Tile tile(grid, first + index);
-    const PointTarget at{to.data + index * tile_stride, to.point_stride, to.block_stride};
-    for (size_t q = 0; q < convolution.phases.size(); ++q) {
-      const Phase& phase = convolution.phases[q];
-      locate_samples(source, kSide, tile.n, tile.row * convolution.step + phase.row,
-                     tile.column * convolution.step + phase.column, convolution.step, convolution.reflect, zeros, samples);
-      transform_tile_samples<kTaps>(samples, source.channels, at, static_cast<int64_t>(q) * source.channels);
-    }
-  }
-}
 
 // -- weights -------------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 // The convolutions with normalisations fused in, forward and input gradient, as a host library, for tests.
 #include "emulation/harness.h"
 
+#include "kernels/conv2d_activation_implicit_gemm.cu"
 #include "kernels/conv2d_implicit_gemm.cu"
 #include "kernels/conv2d_norm_gradient_implicit_gemm.cu"
 #include "kernels/conv2d_norm_implicit_gemm.cu"

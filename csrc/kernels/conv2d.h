@@ -30,6 +30,14 @@ struct Conv2dGeometry {
   DType dtype;      // of every pointer
 };
 
+// An operand that is the gradient of an activation's output: it is read as the gradient of the activation's input,
+// operand * act'(x), whose factor follows from the output. Nothing of the operand's size is written.
+struct OperandActivation {
+  const void* output;     // the activation's, with the operand's shape, strides and dtype; null: the operand as it is
+  double negative_slope;  // of leaky_relu
+  Activation activation;  // relu, leaky_relu, tanh or sigmoid
+};
+
 struct Conv2dForwardParams {
   Conv2dGeometry geometry;
   const void* input;  // [n, c_in, h, w]
@@ -41,6 +49,7 @@ struct Conv2dForwardParams {
   int64_t output_stride[4];
   double negative_slope;
   Activation activation;
+  OperandActivation of_input;  // in the gradient of a transposed convolution
 };
 
 struct Conv2dBackwardInputParams {
@@ -54,6 +63,7 @@ struct Conv2dBackwardInputParams {
   int64_t grad_input_stride[4];
   double negative_slope;
   Activation activation;  // applied to grad_input (a transposed convolution's activation)
+  OperandActivation of_grad_output;
 };
 
 struct Conv2dBackwardWeightParams {
@@ -65,6 +75,8 @@ struct Conv2dBackwardWeightParams {
   void* grad_weight;  // [c_out, c_in / groups, kh, kw]
   int64_t grad_weight_stride[4];
   void* grad_bias;  // [c_out], contiguous; null where not wanted
+  OperandActivation of_grad_output, of_input;  // at most one has an output: of_input for a transposed convolution
+  void* input_sum;  // [c_in], contiguous: sums of the input (a transposed convolution's bias gradient); null where not wanted
 };
 
 // Each enqueues on `stream` and returns: no allocation, no synchronisation. Empty outputs launch nothing. Throws

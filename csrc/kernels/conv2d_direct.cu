@@ -33,6 +33,15 @@ GENLAB_HOST_DEVICE Accumulate<T> load(const void* data, int64_t offset) {
   return widen(static_cast<const T*>(data)[offset]);
 }
 
+// An element of an operand; a gradient of an activation's output as that of its input.
+template <typename T>
+GENLAB_HOST_DEVICE Accumulate<T> load_operand(const void* data, const OperandActivation& of, int64_t offset) {
+  using A = Accumulate<T>;
+  const A value = load<T>(data, offset);
+  if (of.output == nullptr) return value;
+  return activate_gradient_from_output<A>(of.activation, value, load<T>(of.output, offset), static_cast<A>(of.negative_slope));
+}
+
 template <typename T>
 GENLAB_HOST_DEVICE void finish(
     void* data, int64_t offset, Accumulate<T> sum, const void* bias, int64_t channel, Activation activation,
@@ -66,7 +75,7 @@ __global__ void conv2d_forward_direct_kernel(Conv2dForwardParams p) {
                             w * p.input_stride[3];
           const int64_t v = k * p.weight_stride[0] + c * p.weight_stride[1] + r * p.weight_stride[2] +
                             s * p.weight_stride[3];
-          channel_sum += load<T>(p.input, x) * load<T>(p.weight, v);
+          channel_sum += load_operand<T>(p.input, p.of_input, x) * load<T>(p.weight, v);
         }
       }
       sum += channel_sum;
@@ -102,7 +111,7 @@ GENLAB_HOST_DEVICE Accumulate<T> gather_position(
                            column * p.grad_output_stride[3];
         const int64_t v = k * p.weight_stride[0] + c % group_in * p.weight_stride[1] + r * p.weight_stride[2] +
                           s * p.weight_stride[3];
-        tap_sum += load<T>(p.grad_output, dy) * load<T>(p.weight, v);
+        tap_sum += load_operand<T>(p.grad_output, p.of_grad_output, dy) * load<T>(p.weight, v);
       }
       sum += tap_sum;
     }
@@ -156,7 +165,7 @@ __global__ void conv2d_backward_weight_direct_kernel(Conv2dBackwardWeightParams 
           const int64_t dy = n * p.grad_output_stride[0] + k * p.grad_output_stride[1] + row * p.grad_output_stride[2] +
                              column * p.grad_output_stride[3];
           const int64_t x = n * p.input_stride[0] + c * p.input_stride[1] + h * p.input_stride[2] + w * p.input_stride[3];
-          row_sum += load<T>(p.grad_output, dy) * load<T>(p.input, x);
+          row_sum += load_operand<T>(p.grad_output, p.of_grad_output, dy) * load_operand<T>(p.input, p.of_input, x);
         }
         image_sum += row_sum;
       }
@@ -168,26 +177,32 @@ __global__ void conv2d_backward_weight_direct_kernel(Conv2dBackwardWeightParams 
   }
 }
 
+struct ChannelSumParams {
+  const void* data;  // [n, channels, h, w]
+  OperandActivation of;
+  int64_t stride[4];
+  int64_t n, channels, h, w;
+  void* result;  // [channels]
+};
+
 template <typename T>
-__global__ void conv2d_backward_bias_direct_kernel(Conv2dBackwardWeightParams p) {
+__global__ void conv2d_channel_sums_direct_kernel(ChannelSumParams p) {
   using A = Accumulate<T>;
-  const Conv2dGeometry& g = p.geometry;
-  for (int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; k < g.c_out; k += int64_t(gridDim.x) * blockDim.x) {
+  for (int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; k < p.channels; k += int64_t(gridDim.x) * blockDim.x) {
     A sum = 0;
-    for (int64_t n = 0; n < g.n; ++n) {
+    for (int64_t n = 0; n < p.n; ++n) {
       A image_sum = 0;
-      for (int64_t row = 0; row < g.h_out; ++row) {
+      for (int64_t row = 0; row < p.h; ++row) {
         A row_sum = 0;
-        for (int64_t column = 0; column < g.w_out; ++column) {
-          row_sum += load<T>(
-              p.grad_output, n * p.grad_output_stride[0] + k * p.grad_output_stride[1] + row * p.grad_output_stride[2] +
-                                 column * p.grad_output_stride[3]);
+        for (int64_t column = 0; column < p.w; ++column) {
+          row_sum += load_operand<T>(
+              p.data, p.of, n * p.stride[0] + k * p.stride[1] + row * p.stride[2] + column * p.stride[3]);
         }
         image_sum += row_sum;
       }
       sum += image_sum;
     }
-    static_cast<T*>(p.grad_bias)[k] = narrow<T>(sum);
+    static_cast<T*>(p.result)[k] = narrow<T>(sum);
   }
 }
 
@@ -227,8 +242,15 @@ void launch_conv2d_backward_weight_direct(const Conv2dBackwardWeightParams& para
   with_dtype(g.dtype, [&](auto element) {
     using T = decltype(element);
     GENLAB_LAUNCH(conv2d_backward_weight_direct_kernel<T>, grid_for(total), dim3(kThreads), 0, stream, params);
-    if (params.grad_bias != nullptr) {
-      GENLAB_LAUNCH(conv2d_backward_bias_direct_kernel<T>, grid_for(g.c_out), dim3(kThreads), 0, stream, params);
+    const int64_t(&dy)[4] = params.grad_output_stride;
+    const int64_t(&x)[4] = params.input_stride;
+    const ChannelSumParams sums[] = {
+        {params.grad_output, params.of_grad_output, {dy[0], dy[1], dy[2], dy[3]}, g.n, g.c_out, g.h_out, g.w_out,
+         params.grad_bias},
+        {params.input, params.of_input, {x[0], x[1], x[2], x[3]}, g.n, g.c_in, g.h, g.w, params.input_sum}};
+    for (const ChannelSumParams& sum : sums) {
+      if (sum.result == nullptr) continue;
+      GENLAB_LAUNCH(conv2d_channel_sums_direct_kernel<T>, grid_for(sum.channels), dim3(kThreads), 0, stream, sum);
     }
   });
   check_launch("conv2d_backward_weight_direct");

@@ -70,6 +70,17 @@ bool is_projection(const Conv2dBackwardInputParams& params) {
   return both(1, g.c_in) || both(g.kh * g.kw, 1);
 }
 
+// The gather, with the derivative of the activation that the source is a gradient through.
+void run(
+    GatherGemmParams& p, const OperandActivation& of_source, int phases_h, DType dtype, const PackParams* pack, void* workspace,
+    ConvTile tile, CUstream_st* stream) {
+  if (of_source.output == nullptr) return run_gather<Fusion::kNone>(p, phases_h, dtype, pack, workspace, tile, stream);
+  FusedGatherParams fused{};
+  static_cast<GatherGemmParams&>(fused) = p;
+  fused.transform = transform_of(of_source);
+  run_differentiated_gather(fused, phases_h, dtype, pack, workspace, tile, stream);
+}
+
 GatherGemmParams projection_of(const Conv2dBackwardInputParams& params) {
   const Conv2dGeometry& g = params.geometry;
   GatherGemmParams p = gather_of(params);
@@ -129,7 +140,7 @@ void launch_conv2d_forward_implicit_gemm(
   lay_out_weights(p, 1, element_bytes(g.dtype));
   p.weight = params.weight;
   const PackParams pack = pack_of(params);
-  run_gather<Fusion::kNone>(p, 1, g.dtype, is_packed(params) ? nullptr : &pack, workspace, tile, stream);
+  run(p, params.of_input, 1, g.dtype, is_packed(params) ? nullptr : &pack, workspace, tile, stream);
   check_launch("conv2d_forward_implicit_gemm");
 }
 
@@ -145,7 +156,7 @@ void launch_conv2d_backward_input_implicit_gemm(
     GatherGemmParams p = projection_of(params);
     lay_out_weights(p, 1, element_bytes(g.dtype));
     const PackParams pack{params.weight, 1, params.weight_stride[0], 0, 0};
-    run_gather<Fusion::kNone>(p, 1, g.dtype, &pack, workspace, tile, stream);
+    run(p, params.of_grad_output, 1, g.dtype, &pack, workspace, tile, stream);
     return check_launch("conv2d_backward_input_implicit_gemm");
   }
   const bool folds = needs_fold(g);
@@ -155,7 +166,7 @@ void launch_conv2d_backward_input_implicit_gemm(
   void* const padded = static_cast<char*>(workspace) + packed;
   if (folds) p.result = padded;
   const PackParams pack = pack_of(params);
-  run_gather<Fusion::kNone>(p, static_cast<int>(g.stride_h), g.dtype, &pack, workspace, tile, stream);
+  run(p, params.of_grad_output, static_cast<int>(g.stride_h), g.dtype, &pack, workspace, tile, stream);
   if (folds) with_element(g.dtype, [&](auto element) { launch_fold<decltype(element)>(params, padded, stream); });
   check_launch("conv2d_backward_input_implicit_gemm");
 }

@@ -24,8 +24,15 @@ void launch_conv2d_backward_weight_implicit_gemm(
     launch_conv2d_backward_weight_implicit_gemm(group_of(params, group), workspace, stream, tile);
   }
   if (g.groups > 1) return;
-  WeightGemmParams p{};
-  run_weight_gemm<false>(params, p, workspace, tile, stream);
+  if (params.of_grad_output.output == nullptr && params.of_input.output == nullptr) {
+    WeightGemmParams p{};
+    run_weight_gemm<false>(params, p, workspace, tile, stream);
+  } else {
+    FusedWeightParams p{};
+    p.grad_output_transform = transform_of(params.of_grad_output);
+    p.input_transform = transform_of(params.of_input);
+    run_fused_weight_gemm(params, p, workspace, tile, stream);
+  }
   check_launch("conv2d_backward_weight_implicit_gemm");
 }
 

@@ -19,6 +19,11 @@ SourceTransform transform_of(
 
 }  // namespace
 
+void implicit_gemm::run_fused_weight_gemm(
+    const Conv2dBackwardWeightParams& params, FusedWeightParams& p, void* workspace, ConvTile tile, CUstream_st* stream) {
+  run_weight_gemm<true>(params, p, workspace, tile, stream);
+}
+
 const char* refusal_of_conv_norm(const Conv2dBackwardWeightParams& params, const ConvNormWeightGradient& fused) {
   const char* const refusal = refusal_of_conv2d_backward_weight_implicit_gemm(params);
   if (refusal != nullptr) return refusal;
@@ -46,7 +51,7 @@ void launch_conv_norm_weight_gradient(
   p.grad_output_transform = transform_of(
       fused.grad_output_norm, fused.grad_output_statistics, g.c_out, g.n * g.h_out * g.w_out, scratch, stream);
   p.input_transform = transform_of(fused.input_norm, fused.input_statistics, g.c_in, g.n * g.h * g.w, scratch, stream);
-  run_weight_gemm<true>(params, p, scratch.take<void>(0), tile, stream);
+  run_fused_weight_gemm(params, p, scratch.take<void>(0), tile, stream);
   check_launch("conv_norm_weight_gradient");
 }
 

@@ -3,7 +3,6 @@
 // Inputs may have any strides. An output is channels_last when the first argument is (and is not also contiguous), else
 // contiguous; a weight's gradient as the caller says, who knows the weight. genlab/ops/conv_native.py states the same rules
 // for fake tensors.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
@@ -16,19 +15,14 @@
 #include "cpu/conv2d.h"
 #include "cpu/winograd.h"
 #include "kernels/conv2d.h"
-#include "ops/conv2d_problem.h"
+#include "ops/conv2d_run.h"
 
 #if defined(GENLAB_WITH_CUDA)
 #include "ops/conv2d_cuda.h"
 #endif
 
 namespace genlab {
-namespace {
 
-using at::IntArrayRef;
-using at::Tensor;
-
-// The Winograd kernels take and give channels_last only.
 bool takes_winograd(const Tensor& tensor, const Conv2dGeometry& geometry) {
   return tensor.is_cpu() && cpu::winograd_serves(geometry);
 }
@@ -44,6 +38,8 @@ bool takes_widened_winograd(const Tensor& tensor, Conv2dGeometry g) {
   return takes_winograd(tensor, g);
 }
 
+namespace {
+
 Tensor widened(const Tensor& tensor) { return tensor.to(at::kFloat); }
 
 std::optional<Tensor> widened(const std::optional<Tensor>& tensor) {
@@ -52,12 +48,17 @@ std::optional<Tensor> widened(const std::optional<Tensor>& tensor) {
 
 Tensor to_channels_last(const Tensor& tensor) { return tensor.contiguous(at::MemoryFormat::ChannelsLast); }
 
+ActivatedOperand to_channels_last(ActivatedOperand operand) {
+  if (operand.output.defined()) operand.output = to_channels_last(operand.output);
+  return operand;
+}
+
 Tensor to_layout_of(const Tensor& like, const Tensor& result) {
   return is_channels_last(like) ? result : result.contiguous();
 }
 
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
+OperandActivation entered(const ActivatedOperand& operand) {
+  return {operand.output.defined() ? operand.output.const_data_ptr() : nullptr, operand.negative_slope, operand.activation};
 }
 
 #if defined(GENLAB_WITH_CUDA)
@@ -74,13 +75,16 @@ void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& bo
 // What the forward convolution and the input gradient have in common: tensors in the layout that their kernel takes.
 struct GatherCall {
   bool winograd;
-  Tensor source, weight, bias, result;
+  Tensor source;
+  ActivatedOperand of_source;
+  Tensor weight, bias, result;
 
   GatherCall(
-      const Tensor& given, const Tensor& weight_, const Tensor& bias_, const Conv2dGeometry& g,
-      const std::array<int64_t, 4>& sizes)
+      const Tensor& given, const ActivatedOperand& of_given, const Tensor& weight_, const Tensor& bias_,
+      const Conv2dGeometry& g, const std::array<int64_t, 4>& sizes)
       : winograd(takes_winograd(given, g)),
         source(winograd ? to_channels_last(given) : given),
+        of_source(winograd ? to_channels_last(of_given) : of_given),
         weight(weight_),
         bias(bias_),
         result(winograd ? empty_in(at::MemoryFormat::ChannelsLast, sizes, given) : empty_like_layout(sizes, given)) {}
@@ -101,6 +105,71 @@ struct GatherCall {
   Tensor in_layout_of(const Tensor& like) const { return winograd ? to_layout_of(like, result) : result; }
 };
 
+}  // namespace
+
+Tensor run_conv2d(
+    Conv2dForwardParams& p, const Tensor& input, const ActivatedOperand& of_input, const Tensor& weight, const Tensor& bias) {
+  const Conv2dGeometry& g = p.geometry;
+  GatherCall call(input, of_input, weight, bias, g, {g.n, g.c_out, g.h_out, g.w_out});
+  call.enter(p.input, p.input_stride, p.weight, p.weight_stride, p.bias, p.output, p.output_stride);
+  p.of_input = entered(call.of_source);
+  if (call.winograd) {
+    cpu::winograd_forward(p, parallel_for);
+  } else if (call.result.numel() > 0) {
+    GENLAB_RUN(conv2d_forward, input, p)
+  }
+  return call.in_layout_of(input);
+}
+
+Tensor run_conv2d_backward_input(
+    Conv2dBackwardInputParams& p, const Tensor& grad_output, const ActivatedOperand& of_grad_output, const Tensor& weight,
+    const Tensor& bias) {
+  const Conv2dGeometry& g = p.geometry;
+  GatherCall call(grad_output, of_grad_output, weight, bias, g, {g.n, g.c_in, g.h, g.w});
+  call.enter(
+      p.grad_output, p.grad_output_stride, p.weight, p.weight_stride, p.bias, p.grad_input, p.grad_input_stride);
+  p.of_grad_output = entered(call.of_source);
+  if (call.winograd) {
+    cpu::winograd_backward_input(p, parallel_for);
+  } else if (call.result.numel() > 0) {
+    GENLAB_RUN(conv2d_backward_input, grad_output, p)
+  }
+  return call.in_layout_of(grad_output);
+}
+
+WeightGradients run_conv2d_backward_weight(
+    Conv2dBackwardWeightParams& p, const Tensor& grad_output, const ActivatedOperand& of_grad_output, const Tensor& input,
+    const ActivatedOperand& of_input, at::MemoryFormat format, bool with_bias, bool with_input_sum) {
+  const Conv2dGeometry& g = p.geometry;
+  const bool winograd = takes_winograd(input, g);
+  const Tensor gradient = winograd ? to_channels_last(grad_output) : grad_output;
+  const Tensor source = winograd ? to_channels_last(input) : input;
+  const ActivatedOperand of_gradient = winograd ? to_channels_last(of_grad_output) : of_grad_output;
+  const ActivatedOperand of_source = winograd ? to_channels_last(of_input) : of_input;
+  const std::array<int64_t, 4> sizes{g.c_out, g.c_in / g.groups, g.kh, g.kw};
+  const WeightGradients found{
+      empty_in(winograd ? at::MemoryFormat::ChannelsLast : format, sizes, input),
+      at::empty({with_bias ? g.c_out : 0}, input.options()), at::empty({with_input_sum ? g.c_in : 0}, input.options())};
+  p.grad_output = gradient.const_data_ptr();
+  p.input = source.const_data_ptr();
+  p.grad_weight = found.weight.mutable_data_ptr();
+  p.grad_bias = with_bias ? found.bias.mutable_data_ptr() : nullptr;
+  p.input_sum = with_input_sum ? found.input_sum.mutable_data_ptr() : nullptr;
+  p.of_grad_output = entered(of_gradient);
+  p.of_input = entered(of_source);
+  set_strides(p.grad_output_stride, gradient);
+  set_strides(p.input_stride, source);
+  set_strides(p.grad_weight_stride, found.weight);
+  if (winograd) {
+    cpu::winograd_backward_weight(p, parallel_for);
+    return {found.weight.contiguous(format), found.bias, found.input_sum};
+  }
+  GENLAB_RUN(conv2d_backward_weight, input, p)
+  return found;
+}
+
+namespace {
+
 Tensor conv2d(
     const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, IntArrayRef stride, IntArrayRef padding,
     IntArrayRef dilation, int64_t groups, std::string_view padding_mode, std::optional<std::string_view> activation,
@@ -117,29 +186,7 @@ Tensor conv2d(
         negative_slope);
     return wide.to(at::kBFloat16);
   }
-  GatherCall call(input, weight, bias_values, g, {g.n, g.c_out, g.h_out, g.w_out});
-  call.enter(p.input, p.input_stride, p.weight, p.weight_stride, p.bias, p.output, p.output_stride);
-  if (call.winograd) {
-    cpu::winograd_forward(p, parallel_for);
-  } else if (call.result.numel() > 0) {
-    GENLAB_RUN(conv2d_forward, input, p)
-  }
-  return call.in_layout_of(input);
-}
-
-// Shared by conv2d_backward_input and conv_transpose2d, which differ in who names the sizes and in the epilogue.
-Tensor run_backward_input(
-    Conv2dBackwardInputParams& p, const Tensor& grad_output, const Tensor& weight, const Tensor& bias) {
-  const Conv2dGeometry& g = p.geometry;
-  GatherCall call(grad_output, weight, bias, g, {g.n, g.c_in, g.h, g.w});
-  call.enter(
-      p.grad_output, p.grad_output_stride, p.weight, p.weight_stride, p.bias, p.grad_input, p.grad_input_stride);
-  if (call.winograd) {
-    cpu::winograd_backward_input(p, parallel_for);
-  } else if (call.result.numel() > 0) {
-    GENLAB_RUN(conv2d_backward_input, grad_output, p)
-  }
-  return call.in_layout_of(grad_output);
+  return run_conv2d(p, input, {}, weight, bias_values);
 }
 
 Tensor conv2d_backward_input(
@@ -153,7 +200,7 @@ Tensor conv2d_backward_input(
         widened(grad_output), widened(weight), input_size, stride, padding, dilation, groups, padding_mode);
     return wide.to(at::kBFloat16);
   }
-  return run_backward_input(p, grad_output, weight, Tensor());
+  return run_conv2d_backward_input(p, grad_output, {}, weight, Tensor());
 }
 
 std::tuple<Tensor, Tensor> conv2d_backward_weight(
@@ -169,27 +216,10 @@ std::tuple<Tensor, Tensor> conv2d_backward_weight(
         channels_last);
     return {wide.to(at::kBFloat16), sums.to(at::kBFloat16)};
   }
-  const bool winograd = takes_winograd(input, g);
-  const Tensor gradient = winograd ? to_channels_last(grad_output) : grad_output;
-  const Tensor source = winograd ? to_channels_last(input) : input;
-  const std::array<int64_t, 4> sizes{g.c_out, g.c_in / groups, g.kh, g.kw};
   const auto format =
       channels_last.value_or(is_channels_last(input)) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  const Tensor grad_weight = empty_in(winograd ? at::MemoryFormat::ChannelsLast : format, sizes, input);
-  const Tensor grad_bias = at::empty({with_bias ? g.c_out : 0}, input.options());
-  p.grad_output = gradient.const_data_ptr();
-  p.input = source.const_data_ptr();
-  p.grad_weight = grad_weight.mutable_data_ptr();
-  p.grad_bias = with_bias ? grad_bias.mutable_data_ptr() : nullptr;
-  set_strides(p.grad_output_stride, gradient);
-  set_strides(p.input_stride, source);
-  set_strides(p.grad_weight_stride, grad_weight);
-  if (winograd) {
-    cpu::winograd_backward_weight(p, parallel_for);
-    return {grad_weight.contiguous(format), grad_bias};
-  }
-  GENLAB_RUN(conv2d_backward_weight, input, p)
-  return {grad_weight, grad_bias};
+  const WeightGradients found = run_conv2d_backward_weight(p, grad_output, {}, input, {}, format, with_bias, false);
+  return {found.weight, found.bias};
 }
 
 Tensor conv_transpose2d(
@@ -206,7 +236,7 @@ Tensor conv_transpose2d(
         negative_slope);
     return wide.to(at::kBFloat16);
   }
-  return run_backward_input(p, input, weight, checked_bias(op, bias, input, p.geometry.c_in));
+  return run_conv2d_backward_input(p, input, {}, weight, checked_bias(op, bias, input, p.geometry.c_in));
 }
 
 }  // namespace

@@ -111,10 +111,12 @@ def _conv(layer: Conv) -> list[Case]:
     op = "conv_transpose2d" if layer.transposed else "conv2d"
     flops = 2.0 * layer.n * pixels * layer.c_in * layer.c_out * layer.k**2
     parts = [("forward", (), layer.activation), ("input gradient", (0,), None), ("weight gradient", (1,), None)]
+    if layer.activation is not None:
+        parts.append(("gradients through activation", (0, 1), layer.activation))
     return [
         Case(
             op, direction, layer.label, layer.shape, make, functools.partial(_our_conv, layer, activation),
-            functools.partial(_torch_conv, layer, activation), wanted, (), flops, values, layer,
+            functools.partial(_torch_conv, layer, activation), wanted, (), flops * max(1, len(wanted)), values, layer,
         )
         for direction, wanted, activation in parts
     ]  # fmt: skip
@@ -231,6 +233,9 @@ RESNET_9 = (  # CycleGAN's generator on one image of 128 x 128
 OTHER = (
     Conv("3x3", 16, 128, 32, 32, 128, 3, 1, 1),
     Conv("1x1", 16, 256, 16, 16, 256, 1),
+    # Without a normalisation between convolution and activation.
+    Conv("VGG conv", 16, 128, 32, 32, 256, 3, 1, 1, activation="relu"),
+    Conv("WGAN-GP D2", 64, 64, 32, 32, 128, 4, 2, 1, activation=LEAKY),
 )
 QUICK_LABELS = ("DCGAN-64 D1", "DCGAN-64 D2", "DCGAN-64 G3", "DCGAN-64 G5", "ResNet-9 block", "1x1")
 NORMS = (
@@ -253,7 +258,7 @@ QUICK_STEPS = (
 TINY_STEPS = tuple(("tiny", direction) for direction in optimizers.KINDS)
 TINY = (
     Conv("tiny", 2, 4, 8, 8, 8, 4, 2, 1, activation=LEAKY),
-    Conv("tiny", 2, 8, 4, 4, 4, 4, 2, 1, transposed=True),
+    Conv("tiny", 2, 8, 4, 4, 4, 4, 2, 1, transposed=True, activation="relu"),
 )
 TINY_NORMS = (
     ("batch_norm_act", "tiny", (4, 8, 4, 4), LEAKY),

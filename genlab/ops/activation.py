@@ -85,3 +85,20 @@ def gradient(grad_output: Tensor, saved: Tensor, activation: str | None, negativ
         return torch.ops.aten.gelu_backward(grad_output, saved)
     sigmoid = torch.sigmoid(saved)
     return grad_output * (sigmoid * (1 + saved * (1 - sigmoid)))
+
+
+def gradient_of_output(grad: Tensor, output: Tensor, activation: str | None) -> Tensor | None:
+    """What `gradient` adds to the gradient of the activation's output when it is differentiated itself.
+
+    Args:
+        grad: grad_output times the gradient of `gradient`'s result.
+        output: of the activation, one that `takes_gradient_from_output`.
+
+    Returns:
+        The gradient with respect to `output`, None where it is zero: the derivative of relu and leaky_relu is constant.
+    """
+    if activation == "tanh":
+        return grad * (-2 * output)
+    if activation == "sigmoid":
+        return grad * (1 - 2 * output)
+    return None

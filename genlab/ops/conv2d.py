@@ -59,8 +59,11 @@ def conv2d(
         threads, and a NaN or an infinity in the input makes NaN of whole 4x4 tiles of the output.
         bfloat16 on a CPU with AVX512_BF16 sums products of pairs in float32 and rounds once (csrc/cpu/conv2d_bf16.h);
         subnormal values count as zero there, as in oneDNN. `auto` may also mix: directions that torch runs at the
-        processor's peak are torch's, the others native (`genlab.ops.tuning.mixed_wins`), and a kernel as large as the
-        image is one matrix product.
+        processor's peak are torch's, the others native (`genlab.ops.tuning.mixed_wins`, `few_channels_wins`), and a
+        kernel as large as the image is one matrix product.
+        Native gradients through relu, leaky_relu, tanh and sigmoid are read from the gradient and the output together,
+        with no tensor between; the input's of Winograd's stride 2, bfloat16 products of pixels and torch's own
+        convolutions take one pass over the gradient first, which costs them less (csrc/ops/conv2d_act.cpp).
 
     Example:
         >>> images = torch.randn(8, 3, 64, 64)
@@ -94,8 +97,9 @@ def conv2d(
         input, before = pad(input, before, extra, padding_mode), (0, 0)
     if chosen == "mixed":
         dtype = implementation.effective_dtype(input)
-        output = conv_mixed.convolve(input, weight, bias, stride, before, dilation, dtype)
-        return act.apply_(output, activation, negative_slope)
+        return conv_mixed.convolve(
+            input, weight, bias, stride, before, dilation, dtype, activation=activation, negative_slope=negative_slope
+        )
     if chosen == "torch":
         output = F.conv2d(input, weight, bias, stride, before, dilation, groups)
         return act.apply_(output, activation, negative_slope)

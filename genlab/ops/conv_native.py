@@ -133,7 +133,7 @@ def _conv_transpose2d_fake(
 # Inside a gradient all tensors have one dtype already; autocast would cast some of them a second time.
 
 
-def _forward(input: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int], attributes: tuple) -> Tensor:
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int], attributes: tuple) -> Tensor:
     """conv2d without activation, cropped to `size` (height, width).
 
     The crop matters for a transposed convolution whose output_padding reaches past a stride (dilation allows it): its
@@ -157,11 +157,23 @@ def _conv2d_gradient(ctx: Any, grad_output: Tensor) -> tuple:
     input, weight, bias, kept = ctx.saved_tensors
     nothing = (None,) * 7
     with torch.autocast(grad_output.device.type, enabled=False):
+        if kept is not None:
+            return (*_act_gradients(ctx, grad_output, kept, input, weight, transposed=False), *nothing)
         if ctx.activation is not None:
-            if kept is None:
-                kept = torch.ops.genlab.conv2d(input, weight, bias, *ctx.attributes, None, 0.0)
-            grad_output = act.gradient(grad_output, kept, ctx.activation, ctx.negative_slope)
+            before = torch.ops.genlab.conv2d(input, weight, bias, *ctx.attributes, None, 0.0)
+            grad_output = act.gradient(grad_output, before, ctx.activation, ctx.negative_slope)
         return (*_conv2d_gradients(ctx, grad_output, input, weight), *nothing)
+
+
+def _act_gradients(
+    ctx: Any, grad_output: Tensor, output: Tensor, input: Tensor, weight: Tensor, *, transposed: bool
+) -> tuple:
+    """Gradients of input, weight and bias through an activation whose derivative follows from its output."""
+    wanted = ctx.needs_input_grad[:3]
+    found = torch.ops.genlab.conv2d_act_backward(
+        grad_output, output, input, weight, *ctx.attributes, transposed, ctx.activation, ctx.negative_slope, wanted
+    )
+    return tuple(gradient if needed else None for gradient, needed in zip(found, wanted, strict=True))
 
 
 def _conv2d_gradients(ctx: Any, grad_output: Tensor, input: Tensor, weight: Tensor) -> tuple:
@@ -192,7 +204,7 @@ def _backward_input_gradient(ctx: Any, grad: Tensor) -> tuple:
     for_grad_output = for_weight = None
     with torch.autocast(grad.device.type, enabled=False):
         if ctx.needs_input_grad[0]:
-            for_grad_output = _forward(grad, weight, None, grad_output.shape[2:], ctx.attributes)
+            for_grad_output = forward(grad, weight, None, grad_output.shape[2:], ctx.attributes)
         if ctx.needs_input_grad[1]:
             kernel = weight.shape[2:]
             for_weight, _ = torch.ops.genlab.conv2d_backward_weight(
@@ -215,7 +227,7 @@ def _backward_weight_gradient(ctx: Any, grad_weight: Tensor | None, grad_bias: T
     with torch.autocast(input.device.type, enabled=False):
         if grad_weight is not None:
             if ctx.needs_input_grad[0]:
-                for_grad_output = _forward(input, grad_weight, bias, grad_output.shape[2:], ctx.attributes)
+                for_grad_output = forward(input, grad_weight, bias, grad_output.shape[2:], ctx.attributes)
             if ctx.needs_input_grad[1]:
                 size = input.shape[2:]
                 for_input = torch.ops.genlab.conv2d_backward_input(grad_output, grad_weight, size, *ctx.attributes)
@@ -237,15 +249,16 @@ def _conv_transpose2d_gradient(ctx: Any, grad_output: Tensor) -> tuple:
     input, weight, bias, kept = ctx.saved_tensors
     grad_input = grad_weight = grad_bias = None
     with torch.autocast(grad_output.device.type, enabled=False):
+        if kept is not None:
+            return (*_act_gradients(ctx, grad_output, kept, input, weight, transposed=True), *(None,) * 7)
         if ctx.activation is not None:
-            if kept is None:
-                stride, padding, dilation, groups, _ = ctx.attributes
-                kept = torch.ops.genlab.conv_transpose2d(
-                    input, weight, bias, stride, padding, ctx.output_padding, groups, dilation, None, 0.0
-                )
-            grad_output = act.gradient(grad_output, kept, ctx.activation, ctx.negative_slope)
+            stride, padding, dilation, groups, _ = ctx.attributes
+            before = torch.ops.genlab.conv_transpose2d(
+                input, weight, bias, stride, padding, ctx.output_padding, groups, dilation, None, 0.0
+            )
+            grad_output = act.gradient(grad_output, before, ctx.activation, ctx.negative_slope)
         if ctx.needs_input_grad[0]:
-            grad_input = _forward(grad_output, weight, None, input.shape[2:], ctx.attributes)
+            grad_input = forward(grad_output, weight, None, input.shape[2:], ctx.attributes)
         if ctx.needs_input_grad[1]:
             kernel = weight.shape[2:]
             grad_weight, _ = torch.ops.genlab.conv2d_backward_weight(

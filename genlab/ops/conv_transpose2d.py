@@ -92,11 +92,10 @@ def conv_transpose2d(
     if chosen == "matmul" and output_padding == (0, 0):
         return act.apply_(conv_matmul.spreading_conv2d(input, weight, bias), activation, negative_slope)
     if chosen == "mixed":
-        output = conv_mixed.convolve(
-            input, weight, bias, stride, padding, dilation, implementation.effective_dtype(input),
-            transposed=True, output_padding=output_padding,
+        return conv_mixed.convolve(
+            input, weight, bias, stride, padding, dilation, implementation.effective_dtype(input), transposed=True,
+            output_padding=output_padding, activation=activation, negative_slope=negative_slope,
         )  # fmt: skip
-        return act.apply_(output, activation, negative_slope)
     if chosen in ("torch", "matmul"):
         output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
         return act.apply_(output, activation, negative_slope)

@@ -4,6 +4,9 @@ The Winograd convolutions (csrc/cpu/winograd.h) save 2.5 to 4 times the multipli
 A row of `WINOGRAD` says from where on they win in all of forward, input gradient and weight gradient, since autograd
 takes the three together; its ratios are the least and the greatest of torch's time over ours at the shapes measured.
 
+Images of few channels, a discriminator's first layer and a generator's last, have gradients and a transposed direction
+of their own in float32 as well (`few_channels_wins`).
+
 In bfloat16 oneDNN's forward pass and input gradient are at the processor's peak: 3x3 kernels beat it through the fp32
 Winograd kernels (`widened_wins`), the others stay torch's but for what `mixed_wins` names.
 """
@@ -182,33 +185,88 @@ def mixed_wins(
     products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
     differentiated = torch.is_grad_enabled()
     learns = differentiated and weight.requires_grad and products >= MIXED_LEAST_PRODUCTS
-    if learns and weight_gradient_wins(weight, grid):
+    if learns and weight_gradient_wins(weight, grid, torch.bfloat16):
         return True
     # A transposed convolution has its few channels after it, a convolution before it.
     asked = input.shape[1] == first or (differentiated and input.requires_grad)
-    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation)
+    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation, torch.bfloat16)
 
 
-def weight_gradient_wins(weight: Tensor, grid: Pair) -> bool:
-    """Whether the native bfloat16 weight gradient is quicker, of a weight of at least so many channels each way."""
+def weight_gradient_wins(weight: Tensor, grid: Pair, dtype: torch.dtype) -> bool:
+    """Whether the native weight gradient is quicker: bfloat16 of at least so many channels each way, float32 of few.
+
+    In float32 only with the bias's and through an activation: one reading instead of torch's three. `dtype` is that of
+    the products, which autocast may set apart from the weight's.
+    """
+    if dtype == torch.float32:
+        return _is_many_to_few(weight, dtype) and weight.shape[2] * weight.shape[3] <= FEW_MOST_TAPS
     return min(weight.shape[0], weight.shape[1]) >= MIXED_LEAST_CHANNELS and grid[1] <= MIXED_WIDEST
 
 
-def spread_wins(input: Tensor, weight: Tensor, dilation: Pair) -> bool:
+def spread_wins(input: Tensor, weight: Tensor, dilation: Pair, dtype: torch.dtype) -> bool:
     """Whether the native transposed direction is quicker: to an image of few channels, several images, no dilation.
 
     Args:
         input: what has the batch.
         weight: (many, few, kernel height, kernel width), input channels (few) next to each other.
+        dtype: of the products.
     """
-    many, few = weight.shape[:2]
     return (
-        few <= SPREAD_MOST_CHANNELS
-        and many >= SPREAD_LEAST_CHANNELS
-        and many % 2 == 0
+        _is_many_to_few(weight, dtype)
         and weight.is_contiguous(memory_format=torch.channels_last)
         and dilation == (1, 1)
         and input.shape[0] >= 4
+    )
+
+
+def _is_many_to_few(weight: Tensor, dtype: torch.dtype) -> bool:
+    many, few = weight.shape[:2]
+    step = CHANNEL_STEP if dtype == torch.float32 else 2
+    return few <= SPREAD_MOST_CHANNELS and many >= SPREAD_LEAST_CHANNELS and many % step == 0
+
+
+FEW_MOST_TAPS = 16
+# Of the weight's gradient with the bias's through an activation, and of the transposed direction.
+FEW_CHANNELS_RATIOS = ((1.04, 1.3), (2.4, 9.0))
+
+
+def few_channels_wins(
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    padding_mode: str,
+    grid: Pair,
+) -> bool:
+    """Whether a direction of this float32 convolution of few channels that may be asked for is quicker native.
+
+    Args as of `winograd_wins`.
+    """
+    if torch.compiler.is_compiling() or groups != 1 or dilation != (1, 1) or not _HAS_AVX512:
+        return False
+    # Of one channel torch takes the order of memory for contiguous, and gives its output in that.
+    if input.stride(1) != 1 or not _is_many_to_few(weight, torch.float32):
+        return False
+    first, second, kernel_h, kernel_w = weight.shape
+    products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
+    if products < SPREAD_LEAST_PRODUCTS:
+        return False
+    differentiated = torch.is_grad_enabled()
+    if differentiated and weight.requires_grad and weight_gradient_wins(weight, grid, torch.float32):
+        return True
+    asked = input.shape[1] == first or (differentiated and input.requires_grad)
+    return asked and spread_wins(input, weight, dilation, torch.float32)
+
+
+def few_channels_summary() -> str:
+    """The class in words, for `genlab list ops` and `genlab doctor`."""
+    wgrad, spread = FEW_CHANNELS_RATIOS
+    return (
+        f"by direction, channels_last, images of up to {SPREAD_MOST_CHANNELS} channels: torch's but for the native "
+        f"weight gradient with bias and activation {wgrad[0]:g}-{wgrad[1]:g}x and the native transposed direction "
+        f"{spread[0]:g}-{spread[1]:g}x of oneDNN's ({MACHINE})"
     )
 
 

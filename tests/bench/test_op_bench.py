@@ -32,6 +32,7 @@ def test_every_op_has_rows_for_each_pass(result: dict) -> None:
         passes.setdefault(row["op"], set()).add(row["direction"])
     assert set(passes) == set(cases.OPS)
     convolution, norm = {"forward", "input gradient", "weight gradient"}, {"forward", "backward"}
+    convolution.add("gradients through activation")
     whole = {"forward", "forward and backward"}
     assert passes.pop("optimizer_step") == {"adam+ema", "adam+ema+clip", "rmsprop+clamp", "sgd"}
     for op, found in passes.items():

@@ -28,6 +28,14 @@ class Geometry(ctypes.Structure):
     ]
 
 
+class OperandActivation(ctypes.Structure):
+    _fields_ = [
+        ("output", ctypes.c_void_p),
+        ("negative_slope", ctypes.c_double),
+        ("activation", ctypes.c_int32),
+    ]
+
+
 class ForwardParams(ctypes.Structure):
     """Also Conv2dBackwardInputParams, whose fields have the same order: source, weight, bias, result."""
 
@@ -42,6 +50,7 @@ class ForwardParams(ctypes.Structure):
         ("result_stride", Strides),
         ("negative_slope", ctypes.c_double),
         ("activation", ctypes.c_int32),
+        ("of_source", OperandActivation),
     ]
 
 
@@ -55,6 +64,9 @@ class WeightParams(ctypes.Structure):
         ("grad_weight", ctypes.c_void_p),
         ("grad_weight_stride", Strides),
         ("grad_bias", ctypes.c_void_p),
+        ("of_grad_output", OperandActivation),
+        ("of_input", OperandActivation),
+        ("input_sum", ctypes.c_void_p),
     ]
 
 
@@ -68,7 +80,11 @@ def activate(x: torch.Tensor, name: str | None, negative_slope: float) -> torch.
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A convolution by its forward sizes; `run_*` compares one emulated kernel with float64 and returns the error."""
+    """A convolution by its forward sizes; `run_*` compares one emulated kernel with float64 and returns the error.
+
+    through: the activation whose output the source (or `through_side` of a weight gradient) is the gradient of; that
+        output starts `shift` elements past 16 bytes.
+    """
 
     n: int = 2
     c_in: int = 8
@@ -86,6 +102,9 @@ class Problem:
     dtype: torch.dtype = torch.bfloat16
     tile: str = "auto"
     groups: int = 1
+    through: str | None = None
+    through_side: str = "grad_output"
+    shift: int = 0
 
     def sizes(self) -> tuple[int, int]:
         return tuple(
@@ -120,7 +139,8 @@ class Problem:
         source = self.random(self.n, self.c_in, self.h, self.w)
         weight = self.random(self.c_out, self.c_in // self.groups, *self.kernel)
         bias = self.random(self.c_out)
-        expected = self.forward(source.double(), weight.double(), bias.double() if self.bias else None)
+        exact = self.derived(source)
+        expected = self.forward(exact, weight.double(), bias.double() if self.bias else None)
         like = source.new_empty(self.n, self.c_out, h_out, w_out, dtype=self.dtype)
         return self._run("forward", library, source, weight, bias, like, expected)
 
@@ -130,7 +150,7 @@ class Problem:
         weight = self.random(self.c_out, self.c_in // self.groups, *self.kernel)
         bias = self.random(self.c_in)
         zero = torch.zeros(self.n, self.c_in, self.h, self.w, dtype=torch.float64, requires_grad=True)
-        self.forward(zero, weight.double()).backward(grad_output.double())
+        self.forward(zero, weight.double()).backward(self.derived(grad_output))
         expected = zero.grad + (bias.double().view(1, -1, 1, 1) if self.bias else 0)
         like = weight.new_empty(self.n, self.c_in, self.h, self.w)
         return self._run("backward_input", library, grad_output, weight, bias, like, expected)
@@ -140,26 +160,59 @@ class Problem:
         source = self.random(self.n, self.c_in, self.h, self.w)
         grad_output = self.random(self.n, self.c_out, h_out, w_out)
         zero = torch.zeros(self.c_out, self.c_in // self.groups, *self.kernel, dtype=torch.float64, requires_grad=True)
-        self.forward(source.double(), zero).backward(grad_output.double())
+        exact = {"grad_output": grad_output.double(), "input": source.double()}
+        if self.through:
+            exact[self.through_side] = self.derived({"grad_output": grad_output, "input": source}[self.through_side])
+        self.forward(exact["input"], zero).backward(exact["grad_output"])
         like = self._laid_out(source.new_empty(self.c_out, self.c_in // self.groups, *self.kernel, dtype=self.dtype))
         buffers = {
             "grad_output": Guarded(grad_output),
             "input": Guarded(source),
             "grad_weight": Guarded(like, fill=False),
             "grad_bias": Guarded(self.random(self.c_out), fill=False),
+            "input_sum": Guarded(self.random(self.c_in), fill=False),
         }
         params = WeightParams(geometry=self.geometry())
         for name, buffer in buffers.items():
             setattr(params, name, buffer.pointer)
-            if name != "grad_bias":
+            if name not in ("grad_bias", "input_sum"):
                 setattr(params, f"{name}_stride", Strides(*buffer.tensor.stride()))
         if not self.bias:
-            params.grad_bias = None
+            params.grad_bias = params.input_sum = None
+        if self.through:
+            buffers["of"] = self._output_of(buffers[self.through_side].tensor)
+            setattr(params, f"of_{self.through_side}", self._through(buffers["of"]))
         self._call("backward_weight", library, params, buffers)
         error = relative_error(buffers["grad_weight"].tensor, zero.grad)
         if self.bias:
-            error = max(error, relative_error(buffers["grad_bias"].tensor, grad_output.double().sum((0, 2, 3))))
+            for name, side in (("grad_bias", "grad_output"), ("input_sum", "input")):
+                error = max(error, relative_error(buffers[name].tensor, exact[side].sum((0, 2, 3))))
         return error
+
+    def output_like(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What the activation `through` may have given at the places of `gradient`."""
+        before = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(7))
+        return activate(before, self.through, 0.2).to(self.dtype)
+
+    def derived(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of the activation's input in float64, from its output as the kernel sees it."""
+        gradient = gradient.double()
+        if self.through is None:
+            return gradient
+        y = self.output_like(gradient).double()
+        if self.through == "tanh":
+            return gradient * (1 - y * y)
+        if self.through == "sigmoid":
+            return gradient * y * (1 - y)
+        return torch.where(y > 0, gradient, gradient * (0.2 if self.through == "leaky_relu" else 0.0))
+
+    def _output_of(self, gradient: torch.Tensor) -> Guarded:
+        """The activation's output with the gradient's strides."""
+        like = torch.empty_strided(gradient.shape, gradient.stride(), dtype=self.dtype)
+        return Guarded(like.copy_(self.output_like(gradient)), offset=self.shift)
+
+    def _through(self, output: Guarded) -> OperandActivation:
+        return OperandActivation(output.pointer, 0.2, ACTIVATIONS.index(self.through))
 
     def _laid_out(self, tensor: torch.Tensor) -> torch.Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -189,6 +242,9 @@ class Problem:
                 setattr(params, f"{name}_stride", Strides(*buffer.tensor.stride()))
         if not self.bias:
             params.bias = None
+        if self.through:
+            buffers["of"] = self._output_of(buffers["source"].tensor)
+            params.of_source = self._through(buffers["of"])
         self._call(op, library, params, buffers)
         return relative_error(buffers["result"].tensor, activate(expected, self.activation, 0.2))
 

@@ -80,6 +80,30 @@ double compare_fused(
   return std::max(worst, difference(found_input, grad_input, inputs));
 }
 
+// The gradients again, of an output that went through leaky_relu, whose slope costs no rounding: relative differences of the
+// two kernels, the worst of all.
+double compare_through_activation(
+    genlab::Conv2dBackwardInputParams b, genlab::Conv2dBackwardWeightParams w, const Buffer& output, Buffer& grad_input,
+    Buffer& grad_input_direct, Buffer& grad_weight, Buffer& grad_weight_direct) {
+  const genlab::Conv2dGeometry& g = b.geometry;
+  b.of_grad_output = w.of_grad_output = {output.data.get(), 0.25, genlab::Activation::kLeakyRelu};
+  std::vector<char> scratch(genlab::workspace_of_conv2d_backward_input_implicit_gemm(b));
+  b.grad_input = grad_input.data.get();
+  genlab::launch_conv2d_backward_input_implicit_gemm(b, scratch.data(), nullptr);
+  b.grad_input = grad_input_direct.data.get();
+  genlab::launch_conv2d_backward_input_direct(b, nullptr);
+  Buffer sums(g.c_out), sums_direct(g.c_out), input_sums(g.c_in), input_sums_direct(g.c_in);
+  scratch = std::vector<char>(genlab::workspace_of_conv2d_backward_weight_implicit_gemm(w));
+  w.grad_weight = grad_weight.data.get(), w.grad_bias = sums.data.get(), w.input_sum = input_sums.data.get();
+  genlab::launch_conv2d_backward_weight_implicit_gemm(w, scratch.data(), nullptr);
+  w.grad_weight = grad_weight_direct.data.get(), w.grad_bias = sums_direct.data.get();
+  w.input_sum = input_sums_direct.data.get();
+  genlab::launch_conv2d_backward_weight_direct(w, nullptr);
+  return std::max({difference(grad_input, grad_input_direct, g.n * g.c_in * g.h * g.w),
+                   difference(grad_weight, grad_weight_direct, g.c_out * g.c_in * g.kh * g.kw),
+                   difference(sums, sums_direct, g.c_out), difference(input_sums, input_sums_direct, g.c_in)});
+}
+
 double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool reflect, bool short_input) {
   genlab::Conv2dGeometry g{};
   g.n = 2, g.c_in = c_in, g.h = 9, g.w = 7, g.c_out = c_out, g.kh = g.kw = kernel, g.stride_h = g.stride_w = stride;
@@ -128,6 +152,13 @@ double compare(int64_t c_in, int64_t c_out, int64_t kernel, int64_t stride, bool
   b.grad_input = grad_input_direct.data.get();
   genlab::launch_conv2d_backward_input_direct(b, nullptr);
   worst = std::max(worst, difference(grad_input, grad_input_direct, inputs));
+  worst = std::max(
+      worst, compare_through_activation(
+                 b, w, output_direct, grad_input, grad_input_direct, grad_weight, grad_weight_direct));
+  b.grad_input = grad_input_direct.data.get();
+  genlab::launch_conv2d_backward_input_direct(b, nullptr);
+  w.grad_weight = grad_weight_direct.data.get();
+  genlab::launch_conv2d_backward_weight_direct(w, nullptr);
   Buffer without_bias(outputs);
   f.bias = nullptr, f.output = without_bias.data.get();
   genlab::launch_conv2d_forward_direct(f, nullptr);

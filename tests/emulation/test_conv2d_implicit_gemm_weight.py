@@ -42,8 +42,8 @@ def library() -> Library:
 
 def check(library: Library, problem: Problem) -> None:
     error = problem.run_backward_weight(library)
-    # The sum of few, cancelling terms is small beside the rounding of each: bias gradients of one channel.
-    assert error < (2 if problem.c_out < 8 else 1) * TOLERANCE[problem.dtype]
+    # One rounding of few sums may be large beside them all: gradients of a bias of few channels.
+    assert error < (2 if min(problem.c_in, problem.c_out) < 8 else 1) * TOLERANCE[problem.dtype]
 
 
 def test_the_parameter_struct_matches_the_header(library: Library) -> None:

@@ -11,7 +11,7 @@ from emulation_harness import CSRC, SANITIZE, build
 HERE = Path(__file__).parent
 
 
-CONVOLUTIONS = ["direct", "implicit_gemm", "implicit_gemm_weight"]
+CONVOLUTIONS = ["direct", "implicit_gemm", "activation_implicit_gemm", "implicit_gemm_weight"]
 CONVOLUTIONS += ["norm_implicit_gemm", "norm_gradient_implicit_gemm", "norm_weight_implicit_gemm"]
 PROGRAMS = {
     "sanitized": [f"conv2d_{name}" for name in CONVOLUTIONS],

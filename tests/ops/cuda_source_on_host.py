@@ -24,6 +24,10 @@ class Geometry(ctypes.Structure):
     ]  # fmt: skip
 
 
+class OperandActivation(ctypes.Structure):
+    _fields_ = [("output", ctypes.c_void_p), ("negative_slope", ctypes.c_double), ("activation", ctypes.c_int32)]
+
+
 class ForwardParams(ctypes.Structure):
     _fields_ = [
         ("geometry", Geometry),
@@ -33,6 +37,7 @@ class ForwardParams(ctypes.Structure):
         ("output", ctypes.c_void_p), ("output_stride", Strides),
         ("negative_slope", ctypes.c_double),
         ("activation", ctypes.c_int32),
+        ("of_source", OperandActivation),
     ]  # fmt: skip
 
 
@@ -45,6 +50,7 @@ class BackwardInputParams(ctypes.Structure):
         ("grad_input", ctypes.c_void_p), ("grad_input_stride", Strides),
         ("negative_slope", ctypes.c_double),
         ("activation", ctypes.c_int32),
+        ("of_source", OperandActivation),
     ]  # fmt: skip
 
 
@@ -55,6 +61,8 @@ class BackwardWeightParams(ctypes.Structure):
         ("input", ctypes.c_void_p), ("input_stride", Strides),
         ("grad_weight", ctypes.c_void_p), ("grad_weight_stride", Strides),
         ("grad_bias", ctypes.c_void_p),
+        ("of_grad_output", OperandActivation), ("of_input", OperandActivation),
+        ("input_sum", ctypes.c_void_p),
     ]  # fmt: skip
 
 

@@ -97,3 +97,26 @@ def test_replays_in_a_graph_on_another_stream():
     graph.replay()
     expected = F.conv_transpose2d(input.cpu().double(), weight.cpu().double(), stride=2, padding=1)
     assert (output.cpu().double() - expected).norm() / expected.norm() < TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("channels", [(64, 128), (33, 31)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_through_an_activation_from_its_output(transposed, channels, activation, dtype):
+    few, many = channels
+    shapes = ((4, few, 16, 14), (4, many, 8, 7)) if not transposed else ((4, many, 8, 7), (4, few, 16, 14))
+    input, grad = (values(shape, dtype).detach() for shape in shapes)
+    output = ops.activation.apply(values(shapes[1], dtype).detach(), activation, 0.2)
+    weight = values((many, few, 4, 4), dtype).detach()
+    attributes = ((2, 2), (1, 1), (1, 1), 1, "zeros", transposed, activation, 0.2, [True] * 3)
+    found = torch.ops.genlab.conv2d_act_backward(grad, output, input, weight, *attributes)
+    exact = [t.cpu().double() for t in (grad, output, input, weight)]
+    through = ops.activation.gradient(exact[0], exact[1], activation, 0.2)
+    leaves = [t.requires_grad_() for t in exact[2:]]
+    op = F.conv_transpose2d if transposed else F.conv2d
+    expected = torch.autograd.grad(op(*leaves, stride=2, padding=1), leaves, through)
+    for name, a, e in zip(("input", "weight", "bias"), found, (*expected, through.sum((0, 2, 3))), strict=True):
+        error = (a.cpu().double() - e).norm() / e.norm()
+        # The gradient is rounded to the dtype once more behind the derivative.
+        assert error < 2 * TOLERANCE[dtype], name

@@ -1,5 +1,5 @@
-// Values of the activations that an op can end in, and their gradients as functions of the activation's input. (Where an op
-// keeps its output, genlab/ops/activation.py has the gradients as torch ops, which differentiate again.)
+// Values of the activations that an op can end in, and their gradients as functions of the activation's input or of its
+// output. (genlab/ops/activation.py has the same gradients as torch ops, which differentiate again.)
 #pragma once
 
 #include <cmath>
@@ -75,6 +75,29 @@ GENLAB_HOST_DEVICE A activate_gradient(Activation activation, A grad, A x, A neg
       break;
   }
   return grad;
+}
+
+// Whether activate_gradient_from_output() serves it.
+GENLAB_HOST_DEVICE bool has_gradient_from_output(Activation activation) {
+  return activation == Activation::kRelu || activation == Activation::kLeakyRelu || activation == Activation::kTanh ||
+         activation == Activation::kSigmoid;
+}
+
+// The same gradient from the activation's output y: it tells x apart where it matters. Zero of grad stays zero.
+template <typename A>
+GENLAB_HOST_DEVICE A activate_gradient_from_output(Activation activation, A grad, A y, A negative_slope) {
+  switch (activation) {
+    case Activation::kRelu:
+      return y <= A(0) ? A(0) : grad;
+    case Activation::kLeakyRelu:
+      return y > A(0) ? grad : grad * negative_slope;
+    case Activation::kTanh:
+      return grad * (A(1) - y * y);
+    case Activation::kSigmoid:
+      return grad * (A(1) - y) * y;
+    default:
+      return grad;
+  }
 }
 
 }  // namespace genlab

@@ -25,9 +25,9 @@ GENLAB_HOST_DEVICE void merge_moments(
   count_a = count;
 }
 
-// Bytes of a stage, with room for the second tensor of a gradient.
+// Bytes of a stage, with room for the second tensor.
 template <typename Tile, Fusion kFusion>
-constexpr int kFusedStageBytes = Tile::kStageBytes + (kFusion == Fusion::kGradient ? Tile::kRows * kSlabBytes : 0);
+constexpr int kFusedStageBytes = Tile::kStageBytes + (kReadsSecond<kFusion> ? Tile::kRows * kSlabBytes : 0);
 
 template <typename Tile, Fusion kFusion, int kStages = Tile::kStages * kFusedStageBytes<Tile, kFusion>>
 constexpr int kFusedSharedBytes = Tile::kRowTableBytes + (kStages > Tile::kStagedBytes ? kStages : Tile::kStagedBytes);

@@ -42,9 +42,9 @@ struct GatherGemmParams {
   Activation activation;
 };
 
-// The same with a normalisation fused in on either side.
+// The same with a normalisation fused in on either side, or with the transform alone.
 struct FusedGatherParams : GatherGemmParams {
-  SourceTransform transform;  // of the source; `second` where and only where the fusion is kGradient
+  SourceTransform transform;  // of the source; `second` where and only where kReadsSecond
   float2* partial;            // [phases, row_tiles, result_channels]: what each tile found of its columns; null: not wanted
   int32_t row_tiles;          // of the largest phase
   // kGradient: the input x of the normalisation that stood before the convolution, with the result's strides, and its
@@ -140,8 +140,8 @@ GENLAB_DEVICE uint32_t load_source_vectors(
     }
     const T* from = offset < 0 ? static_cast<const T*>(p.source) : rows.base[i] + offset + cursor.channel;
     async_copy<kChunkBytes>(stage + swizzle(row, chunk), from, offset < 0 ? 0 : kChunkBytes);
-    if constexpr (kFusion == Fusion::kGradient) {
-      if (p.transform.mean != nullptr) {
+    if constexpr (kReadsSecond<kFusion>) {
+      if (p.transform.second != nullptr) {
         const T* const second = static_cast<const T*>(p.transform.second) + (from - static_cast<const T*>(p.source));
         async_copy<kChunkBytes>(stage + Tile::kStageBytes + swizzle(row, chunk), second, offset < 0 ? 0 : kChunkBytes);
       }

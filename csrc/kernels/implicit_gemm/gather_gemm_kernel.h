@@ -76,11 +76,14 @@ __global__ void __launch_bounds__(kGemmThreads) gather_gemm_kernel(const __grid_
     async_copy_wait<Tile::kStages - 2>();
     if constexpr (kVectorSource && kFusion != Fusion::kNone) {
       // In place, each thread its own chunks: they need no barrier but the one that follows anyway.
-      if (p.transform.mean != nullptr) {
-        const auto at = [&](int i) { return stage + swizzle(threadIdx.x / kChunks + i * kRowsPerPass, threadIdx.x % kChunks); };
+      const uint32_t oldest = inside >> (kPasses * (Tile::kStages - 2)) & ((1u << kPasses) - 1);
+      const auto at = [&](int i) { return stage + swizzle(threadIdx.x / kChunks + i * kRowsPerPass, threadIdx.x % kChunks); };
+      const auto second_at = [&](int i) { return at(i) + Tile::kStageBytes; };
+      if constexpr (kFusion == Fusion::kActivation) {
+        differentiate_chunks<T, kPasses>(p.transform, oldest, at, second_at);
+      } else if (p.transform.mean != nullptr) {
         transform_chunks<T, kFusion == Fusion::kGradient, kPasses>(
-            p.transform, transform_cursor.channel, inside >> (kPasses * (Tile::kStages - 2)) & ((1u << kPasses) - 1), at,
-            [&](int i) { return at(i) + Tile::kStageBytes; });
+            p.transform, transform_cursor.channel, oldest, at, second_at);
         transform_cursor.advance(kSlab, p.source_channels, w.taps);
       }
     }
@@ -92,7 +95,7 @@ __global__ void __launch_bounds__(kGemmThreads) gather_gemm_kernel(const __grid_
   async_copy_wait<0>();
 
   float* const staged = reinterpret_cast<float*>(stages);
-  if constexpr (kFusion != Fusion::kNone) {
+  if constexpr (kFusion == Fusion::kNormalise || kFusion == Fusion::kGradient) {
     if (p.vector_store) {
       finish_fused_tile<T, Tile, kElements, kFusion>(p, sums, staged, row_offset, first_column);
     } else {

@@ -178,5 +178,10 @@ void run_gather(
   });
 }
 
+// run_gather<Fusion::kActivation>, which conv2d_activation_implicit_gemm.cu compiles.
+void run_differentiated_gather(
+    FusedGatherParams& p, int phases_h, DType dtype, const PackParams* pack, void* workspace, ConvTile tile,
+    CUstream_st* stream);
+
 }  // namespace implicit_gemm
 }  // namespace genlab

@@ -51,12 +51,18 @@ Pointer advanced(Pointer pointer, int64_t elements, DType dtype) {
   return pointer == nullptr ? pointer : static_cast<Byte*>(pointer) + elements * element_bytes(dtype);
 }
 
+inline OperandActivation advanced(OperandActivation of, int64_t elements, DType dtype) {
+  of.output = advanced(of.output, elements, dtype);
+  return of;
+}
+
 inline Conv2dForwardParams group_of(Conv2dForwardParams p, int64_t group) {
   const Conv2dGeometry g = p.geometry = group_geometry(p.geometry);
   p.input = advanced(p.input, group * g.c_in * p.input_stride[1], g.dtype);
   p.weight = advanced(p.weight, group * g.c_out * p.weight_stride[0], g.dtype);
   p.bias = advanced(p.bias, group * g.c_out, g.dtype);
   p.output = advanced(p.output, group * g.c_out * p.output_stride[1], g.dtype);
+  p.of_input = advanced(p.of_input, group * g.c_in * p.input_stride[1], g.dtype);
   return p;
 }
 
@@ -66,6 +72,7 @@ inline Conv2dBackwardInputParams group_of(Conv2dBackwardInputParams p, int64_t g
   p.weight = advanced(p.weight, group * g.c_out * p.weight_stride[0], g.dtype);
   p.bias = advanced(p.bias, group * g.c_in, g.dtype);
   p.grad_input = advanced(p.grad_input, group * g.c_in * p.grad_input_stride[1], g.dtype);
+  p.of_grad_output = advanced(p.of_grad_output, group * g.c_out * p.grad_output_stride[1], g.dtype);
   return p;
 }
 
@@ -75,6 +82,9 @@ inline Conv2dBackwardWeightParams group_of(Conv2dBackwardWeightParams p, int64_t
   p.input = advanced(p.input, group * g.c_in * p.input_stride[1], g.dtype);
   p.grad_weight = advanced(p.grad_weight, group * g.c_out * p.grad_weight_stride[0], g.dtype);
   p.grad_bias = advanced(p.grad_bias, group * g.c_out, g.dtype);
+  p.input_sum = advanced(p.input_sum, group * g.c_in, g.dtype);
+  p.of_grad_output = advanced(p.of_grad_output, group * g.c_out * p.grad_output_stride[1], g.dtype);
+  p.of_input = advanced(p.of_input, group * g.c_in * p.input_stride[1], g.dtype);
   return p;
 }
 
@@ -83,6 +93,10 @@ inline bool whole_chunks(const void* data, const int64_t (&stride)[4], int64_t c
   const int64_t elements = kChunkBytes / bytes;
   return stride[1] == 1 && channels % elements == 0 && reinterpret_cast<std::uintptr_t>(data) % kChunkBytes == 0 &&
          stride[0] % elements == 0 && stride[2] % elements == 0 && stride[3] % elements == 0;
+}
+
+inline SourceTransform transform_of(const OperandActivation& of) {
+  return derivative_transform(of.output, of.activation, of.negative_slope);
 }
 
 // Calls `body` with a value of the element type.

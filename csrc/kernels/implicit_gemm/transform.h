@@ -1,8 +1,10 @@
-// What happens to an operand between global memory and the tensor cores when a normalisation is fused into the load.
+// What happens to an operand between global memory and the tensor cores when a normalisation or the derivative of an
+// activation is fused into the load.
 //
 // Without `second`: x becomes activation((x - mean) * scale + shift), the normalised and activated input of a convolution.
 // With it: x + (second - mean) * scale + shift, the gradient of an output (`second`) whose mean and variance were used.
-// Either form is of elements that exist; zero padding and tails stay zero.
+// With it and without a mean: x * activation'(.), taken from the activation's output (`second`), of which x is the gradient.
+// Every form is of elements that exist; zero padding and tails stay zero.
 #pragma once
 
 #include "kernels/common/activation.h"
@@ -15,15 +17,33 @@ enum class Fusion : int32_t {
   kNone = 0,
   kNormalise = 1,  // a normalised source, statistics of the result
   kGradient = 2,   // the gradient of statistics in the source, of the normalisation in the result
+  kActivation = 3,  // the derivative of an activation in the source
 };
+
+// Whether a second tensor travels beside the source.
+template <Fusion kFusion>
+constexpr bool kReadsSecond = kFusion == Fusion::kGradient || kFusion == Fusion::kActivation;
 
 struct SourceTransform {
   const float* mean;  // [channels], on 16 bytes, as are the next two; null for no transform
   const float* scale;
   const float* shift;
   const void* second;  // a tensor with the source's strides, or null
-  float below;         // the activation's slope below zero: 1 none, 0 relu
+  float below;         // the activation's slope below zero: 1 none, 0 relu; of a derivative that of leaky_relu
+  Activation activation;  // whose derivative is taken, where there is no mean
 };
+
+inline SourceTransform derivative_transform(const void* output, Activation activation, double negative_slope) {
+  SourceTransform t{};
+  t.second = output;
+  t.activation = activation;
+  t.below = static_cast<float>(negative_slope);
+  return t;
+}
+
+GENLAB_DEVICE float differentiated(const SourceTransform& t, float gradient, float output) {
+  return activate_gradient_from_output<float>(t.activation, gradient, output, t.below);
+}
 
 // The activations that a fused load takes are straight on both sides of zero: no call in the main loop.
 inline bool is_piecewise_linear(Activation activation) {
@@ -55,11 +75,33 @@ GENLAB_DEVICE float transformed(float x, float second, bool with_second, float m
 // One element on its way through registers.
 template <typename T, Fusion kFusion>
 GENLAB_DEVICE T transform_element(const SourceTransform& t, T value, int64_t offset, int channel) {
+  if constexpr (kFusion == Fusion::kActivation) {
+    return narrow<T>(differentiated(t, widen(value), widen(static_cast<const T*>(t.second)[offset])));
+  }
   if (t.mean == nullptr) return value;
   const bool with_second = kFusion == Fusion::kGradient;
   const float second = with_second ? widen(static_cast<const T*>(t.second)[offset]) : 0.0f;
   return narrow<T>(
       transformed(widen(value), second, with_second, t.mean[channel], t.scale[channel], t.shift[channel], t.below));
+}
+
+// The chunks of one thread in a stage, as below, times the derivative of an activation.
+template <typename T, int kPasses, typename At, typename SecondAt>
+GENLAB_DEVICE void differentiate_chunks(const SourceTransform& t, uint32_t inside, At at, SecondAt second_at) {
+  constexpr int kElements = 16 / sizeof(T);
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    if ((inside >> i & 1) == 0) continue;
+    T values[kElements], outputs[kElements];
+    uint4 packed = *reinterpret_cast<const uint4*>(at(i));
+    memcpy(values, &packed, 16);
+    packed = *reinterpret_cast<const uint4*>(second_at(i));
+    memcpy(outputs, &packed, 16);
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) values[e] = narrow<T>(differentiated(t, widen(values[e]), widen(outputs[e])));
+    memcpy(&packed, values, 16);
+    *reinterpret_cast<uint4*>(at(i)) = packed;
+  }
 }
 
 // The chunks of one thread in a stage, all of the channels `channel` and following: chunk i is at `at(i)`, its partner at

@@ -25,7 +25,7 @@ struct WeightGemmParams {
   int32_t slab_n, slab_h, slab_w;  // a slab's pixels as (images, rows, columns), for walking without division
 };
 
-// The same with a normalisation fused into the loads. At most one of the transforms has a `second`.
+// The same with a transform fused into the loads. At most one of them has a `second`.
 struct FusedWeightParams : WeightGemmParams {
   SourceTransform grad_output_transform, input_transform;
 };
@@ -89,8 +89,9 @@ GENLAB_DEVICE void load_second(
 
 template <typename T>
 GENLAB_DEVICE T transform_either(const SourceTransform& t, T value, int64_t offset, int channel) {
-  return t.second == nullptr ? transform_element<T, Fusion::kNormalise>(t, value, offset, channel)
-                             : transform_element<T, Fusion::kGradient>(t, value, offset, channel);
+  if (t.second == nullptr) return transform_element<T, Fusion::kNormalise>(t, value, offset, channel);
+  return t.mean == nullptr ? transform_element<T, Fusion::kActivation>(t, value, offset, channel)
+                           : transform_element<T, Fusion::kGradient>(t, value, offset, channel);
 }
 
 // One chunk of dY: channels first..first + kElements of a pixel; zero beyond the last channel or pixel. Returns whether
@@ -165,13 +166,15 @@ template <typename T, typename Tile>
 GENLAB_DEVICE void transform_operand(
     const SourceTransform& t, int channel, uint32_t inside, int chunk, unsigned char* operand, unsigned char* second) {
   using Slab = WeightTile<T, Tile>;
-  if (t.mean == nullptr) return;
+  if (t.mean == nullptr && t.second == nullptr) return;
   const auto offset = [&](int i) {
     return pixel_swizzle<T, Tile>(threadIdx.x / Slab::kRowChunks + i * Slab::kPixelsPerPass, chunk);
   };
   const auto at = [&](int i) { return operand + offset(i); };
   const auto second_at = [&](int i) { return second + offset(i); };
-  if (t.second != nullptr) {
+  if (t.mean == nullptr) {
+    differentiate_chunks<T, Slab::kPasses>(t, inside, at, second_at);
+  } else if (t.second != nullptr) {
     transform_chunks<T, true, Slab::kPasses>(t, channel, inside, at, second_at);
   } else {
     transform_chunks<T, false, Slab::kPasses>(t, channel, inside, at, second_at);

@@ -24,7 +24,7 @@ inline bool is_vector(const Conv2dBackwardWeightParams& params) {
 // How the work is cut. The same parameters always give the same plan, and so the same order of summation.
 struct WeightPlan {
   ConvTile tile;
-  int64_t slabs, slabs_per_split, splits, bias_splits;
+  int64_t slabs, slabs_per_split, splits;
 };
 
 // Not measured on a GPU yet: wide tiles where whole ones fit, then splits until every multiprocessor has work.
@@ -46,9 +46,40 @@ inline WeightPlan plan_of(const Conv2dBackwardWeightParams& params, ConvTile til
   // An empty batch keeps one split, which writes zeros.
   plan.slabs_per_split = plan.slabs > 0 ? ceil_div(plan.slabs, splits) : 1;
   plan.splits = plan.slabs > 0 ? ceil_div(plan.slabs, plan.slabs_per_split) : 1;
-  const int64_t lines = g.n * g.h_out;
-  plan.bias_splits = lines < 1 ? 1 : lines < kMostSplits ? lines : kMostSplits;
   return plan;
+}
+
+inline int64_t sum_splits(int64_t lines) { return lines < 1 ? 1 : lines < kMostSplits ? lines : kMostSplits; }
+
+// Of the sums of either operand, one after the other in the same place.
+inline int64_t sum_elements(const Conv2dGeometry& g) {
+  const int64_t of_output = sum_splits(g.n * g.h_out) * g.c_out, of_input = sum_splits(g.n * g.h) * g.c_in;
+  return of_output > of_input ? of_output : of_input;
+}
+
+template <typename T>
+void launch_channel_sums(ChannelSums p, const int64_t (&stride)[4], CUstream_st* stream) {
+  if (p.result == nullptr) return;
+  for (int i = 0; i < 4; ++i) p.stride[i] = stride[i];
+  p.splits = static_cast<int32_t>(sum_splits(p.images * p.h));
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.channels, kSumChannels)), static_cast<unsigned>(p.splits));
+  GENLAB_LAUNCH(sum_channels_kernel<T>, grid, dim3(kSumChannels, kSumRows), 0, stream, p);
+  GENLAB_LAUNCH(reduce_channels_kernel<T>, dim3(static_cast<unsigned>(ceil_div(p.channels, 128))), dim3(128), 0, stream, p);
+}
+
+// The sums that go with the weight gradient, where they are wanted. `partial`: sum_elements() floats.
+template <typename T>
+void launch_sums(const Conv2dBackwardWeightParams& params, float* partial, CUstream_st* stream) {
+  const Conv2dGeometry& g = params.geometry;
+  const auto sums = [&](const void* data, const OperandActivation& of, int64_t channels, int64_t h, int64_t w, void* result) {
+    return ChannelSums{data,    {},     transform_of(of), g.n, static_cast<int32_t>(channels), static_cast<int32_t>(h),
+                       static_cast<int32_t>(w), 0,      partial,          result};
+  };
+  launch_channel_sums<T>(
+      sums(params.grad_output, params.of_grad_output, g.c_out, g.h_out, g.w_out, params.grad_bias),
+      params.grad_output_stride, stream);
+  launch_channel_sums<T>(
+      sums(params.input, params.of_input, g.c_in, g.h, g.w, params.input_sum), params.input_stride, stream);
 }
 
 inline void enter_problem(WeightGemmParams& p, const Conv2dBackwardWeightParams& params, const WeightPlan& plan) {
@@ -98,15 +129,11 @@ void launch_weight_gemm(
   const int64_t blocks = ceil_div(int64_t(p.c_out) * p.columns, 256);
   const dim3 reduce_grid(static_cast<unsigned>(blocks < 4096 ? blocks : 4096));
   GENLAB_LAUNCH(reduce_weight_kernel<T>, reduce_grid, dim3(256), 0, stream, p, r);
-  if (r.grad_bias == nullptr) return;
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.c_out, kBiasChannels)), static_cast<unsigned>(plan.bias_splits));
-  GENLAB_LAUNCH(sum_bias_kernel<T>, grid, dim3(kBiasChannels, kBiasRows), 0, stream, p, r);
-  GENLAB_LAUNCH(reduce_bias_kernel<T>, dim3(static_cast<unsigned>(ceil_div(p.c_out, 128))), dim3(128), 0, stream, p, r);
 }
 
 inline int64_t weight_elements(const Conv2dGeometry& g) { return g.c_out * g.c_in * g.kh * g.kw; }
 
-// Sums of the splits in floats, rounded up so that the bias's part starts on 16 bytes.
+// Sums of the splits in floats, rounded up so that what follows starts on 16 bytes.
 inline int64_t partial_elements(const Conv2dGeometry& g, const WeightPlan& plan) {
   return round_up(plan.splits * weight_elements(g), 4);
 }
@@ -116,7 +143,7 @@ inline std::size_t weight_workspace(const Conv2dBackwardWeightParams& params) {
   int64_t most = 0;
   for (const ConvTile tile : {ConvTile::kAuto, ConvTile::k64x64, ConvTile::k128x128}) {
     const WeightPlan plan = plan_of(params, tile);
-    const int64_t elements = partial_elements(params.geometry, plan) + plan.bias_splits * params.geometry.c_out;
+    const int64_t elements = partial_elements(params.geometry, plan) + sum_elements(params.geometry);
     most = elements > most ? elements : most;
   }
   return static_cast<std::size_t>(most) * sizeof(float);
@@ -142,12 +169,17 @@ void run_weight_gemm(
   WeightResult r{};
   r.grad_weight = params.grad_weight;
   for (int i = 0; i < 4; ++i) r.stride[i] = params.grad_weight_stride[i];
-  r.grad_bias = params.grad_bias;
-  r.bias_partial = p.partial + partial_elements(g, plan);
   r.splits = static_cast<int32_t>(plan.splits);
-  r.bias_splits = static_cast<int32_t>(plan.bias_splits);
-  with_element(g.dtype, [&](auto element) { launch_weight_gemm<kFused, decltype(element)>(p, r, plan, vector, stream); });
+  with_element(g.dtype, [&](auto element) {
+    using T = decltype(element);
+    launch_weight_gemm<kFused, T>(p, r, plan, vector, stream);
+    launch_sums<T>(params, p.partial + partial_elements(g, plan), stream);
+  });
 }
+
+// run_weight_gemm<true>, which conv2d_norm_weight_implicit_gemm.cu compiles.
+void run_fused_weight_gemm(
+    const Conv2dBackwardWeightParams& params, FusedWeightParams& p, void* workspace, ConvTile tile, CUstream_st* stream);
 
 }  // namespace implicit_gemm
 }  // namespace genlab

@@ -1,4 +1,5 @@
-// Second passes of the weight gradient: the splits' sums added in order, and the bias gradient in two ordered passes.
+// Second passes of the weight gradient: the splits' sums added in order, and sums of channels (the bias's gradient) in two
+// ordered passes.
 #pragma once
 
 #include "kernels/implicit_gemm/weight_gemm.h"
@@ -6,11 +7,9 @@
 namespace genlab {
 
 struct WeightResult {
-  void* grad_weight;     // [c_out, c_in, kh, kw]
+  void* grad_weight;  // [c_out, c_in, kh, kw]
   int64_t stride[4];
-  void* grad_bias;       // [c_out]
-  float* bias_partial;   // [splits, c_out]
-  int32_t splits, bias_splits;
+  int32_t splits;
 };
 
 // One thread per element of the weight.
@@ -29,38 +28,53 @@ __global__ void reduce_weight_kernel(const __grid_constant__ WeightGemmParams p,
   }
 }
 
-constexpr int kBiasChannels = 32, kBiasRows = 8;
-using BiasRow = float[kBiasChannels];
+// Sums of the channels of an operand over images and pixels; a gradient through an activation as that of its input.
+struct ChannelSums {
+  const void* data;  // [images, channels, h, w]
+  int64_t stride[4];
+  SourceTransform derivative;
+  int64_t images;
+  int32_t channels, h, w;
+  int32_t splits;
+  float* partial;  // [splits, channels]
+  void* result;    // [channels]
+};
+
+constexpr int kSumChannels = 32, kSumRows = 8;
+using SumRow = float[kSumChannels];
 
 // Block (x, y): 32 channels of split y; each of 8 rows of threads adds every eighth pixel, then the rows are added in order.
 template <typename T>
-__global__ void __launch_bounds__(kBiasChannels* kBiasRows)
-    sum_bias_kernel(const __grid_constant__ WeightGemmParams p, const __grid_constant__ WeightResult r) {
-  GENLAB_SHARED_ARRAY(BiasRow, rows, kBiasRows);
+__global__ void __launch_bounds__(kSumChannels* kSumRows) sum_channels_kernel(const __grid_constant__ ChannelSums p) {
+  GENLAB_SHARED_ARRAY(SumRow, rows, kSumRows);
   const int column = threadIdx.x, row = threadIdx.y;
-  const int channel = int(blockIdx.x) * kBiasChannels + column;
-  const int64_t lines = p.images * p.h.count;  // rows of pixels; a split takes every bias_splits-th
+  const int channel = int(blockIdx.x) * kSumChannels + column;
+  const int64_t lines = p.images * p.h;  // rows of pixels; a split takes every `splits`-th
   float sum = 0.0f;
-  for (int64_t line = blockIdx.y; line < lines && channel < p.c_out; line += r.bias_splits) {
-    const Division image = divide(line, p.h.count);
-    const T* const at = static_cast<const T*>(p.grad_output) + image.quotient * p.grad_output_stride[0] +
-                        channel * p.grad_output_stride[1] + image.remainder * p.grad_output_stride[2];
-    for (int32_t w = row; w < p.w.count; w += kBiasRows) sum += widen(at[w * p.grad_output_stride[3]]);
+  for (int64_t line = blockIdx.y; line < lines && channel < p.channels; line += p.splits) {
+    const Division image = divide(line, p.h);
+    const int64_t at = image.quotient * p.stride[0] + channel * p.stride[1] + image.remainder * p.stride[2];
+    for (int32_t w = row; w < p.w; w += kSumRows) {
+      const int64_t offset = at + w * p.stride[3];
+      const float value = widen(static_cast<const T*>(p.data)[offset]);
+      const bool plain = p.derivative.second == nullptr;
+      sum += plain ? value : differentiated(p.derivative, value, widen(static_cast<const T*>(p.derivative.second)[offset]));
+    }
   }
   rows[row][column] = sum;
   __syncthreads();
-  if (row != 0 || channel >= p.c_out) return;
-  for (int other = 1; other < kBiasRows; ++other) sum += rows[other][column];
-  r.bias_partial[int64_t(blockIdx.y) * p.c_out + channel] = sum;
+  if (row != 0 || channel >= p.channels) return;
+  for (int other = 1; other < kSumRows; ++other) sum += rows[other][column];
+  p.partial[int64_t(blockIdx.y) * p.channels + channel] = sum;
 }
 
 template <typename T>
-__global__ void reduce_bias_kernel(const __grid_constant__ WeightGemmParams p, const __grid_constant__ WeightResult r) {
+__global__ void reduce_channels_kernel(const __grid_constant__ ChannelSums p) {
   const int channel = int(blockIdx.x * blockDim.x + threadIdx.x);
-  if (channel >= p.c_out) return;
+  if (channel >= p.channels) return;
   float sum = 0.0f;
-  for (int split = 0; split < r.bias_splits; ++split) sum += r.bias_partial[int64_t(split) * p.c_out + channel];
-  static_cast<T*>(r.grad_bias)[channel] = narrow<T>(sum);
+  for (int split = 0; split < p.splits; ++split) sum += p.partial[int64_t(split) * p.channels + channel];
+  static_cast<T*>(p.result)[channel] = narrow<T>(sum);
 }
 
 }  // namespace genlab
