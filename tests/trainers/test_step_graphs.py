@@ -17,7 +17,7 @@ from genlab.checkpoint import find_checkpoint
 from genlab.config import load_config
 from genlab.distributed import Distributed
 from genlab.errors import ConfigError, RunError
-from genlab.nn.dropout import AnnealedDropout
+from genlab.nn.dropout import exchange_dropout
 from genlab.trainers import train
 from genlab.trainers.graphs import WARMUP_STEPS, StepGraphs, Uncaptured, make_capturable
 
@@ -114,7 +114,7 @@ def test_a_run_that_cannot_be_captured_goes_on_with_a_reason_or_stops_where_on_i
 def test_annealed_dropout_is_a_reason():
     trainer, _, stream = make_trainer(load_config("classifier_tiny", []))
     assert trainer.graph_key == ()
-    trainer.networks["classifier"].append(AnnealedDropout())
+    exchange_dropout(trainer.networks["classifier"], "annealed")
     assert "annealed dropout" in trainer.graph_key.reason
     stream.close()
 
