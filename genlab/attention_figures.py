@@ -41,14 +41,13 @@ def attention_picture(source: Sequence[str], target: Sequence[str], weights: Ten
     return torch.from_numpy(pixels / 127.5 - 1.0).permute(2, 0, 1)[None]
 
 
-def places_picture(image: Tensor, words: Sequence[str], maps: Tensor, caption: str = "") -> Tensor:
+def places_picture(image: Tensor, words: Sequence[str], maps: Tensor) -> Tensor:
     """A picture, then beside it for every word the picture with the places that the word looked at left bright.
 
     Args:
         image: (C, H, W) in [-1, 1].
         words: T of them.
         maps: (T, rows, columns), weights that sum to one over a word's places; drawn smoothly, each up to its largest.
-        caption: above the picture; default: nothing.
 
     Returns:
         (1, 3, H', W') float32 in [-1, 1].
@@ -63,7 +62,7 @@ def places_picture(image: Tensor, words: Sequence[str], maps: Tensor, caption: s
     figure = Figure(figsize=(1.5 * columns, 1.72 * rows), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    tiles = [(caption, shown)]
+    tiles = [("", shown)]
     for word, map_ in zip(words, maps, strict=True):
         light = F.interpolate(map_[None, None].float(), size=shown.shape[:2], mode="bicubic", align_corners=False)[0, 0]
         light = (light / light.amax().clamp_min(1e-12)).clamp(0, 1)[:, :, None]

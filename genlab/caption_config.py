@@ -19,6 +19,7 @@ class CaptionDataConfig(DataConfig):
     min_count: int = Field(1, ge=1, description="rarer words of the training part are unknown")
     vocabulary_size: int | None = Field(None, ge=1, description="keep only so many of the commonest words")
     max_length: int | None = Field(None, ge=2, description="cut longer captions to so many tokens; null: none is cut")
+    captions_per_image: int | None = Field(None, ge=1, description="use only the first so many of each; null: all")
     bucket_batches: int = Field(50, ge=1, description="batches of captions that are sorted by length together")
     styles: list[str] | None = Field(None, description="of emoji_captions: hands trained on; null: all")
     tested_by: Literal["images", "styles"] = Field(

@@ -44,7 +44,7 @@ def at_worst_neighbour(network: nn.Module, rho: float, adaptive: bool = False) -
 
 
 def leading_eigenvalue(
-    loss: Callable[[], Tensor],
+    loss: Callable[[], Tensor] | Sequence[Callable[[], Tensor]],
     parameters: Sequence[Tensor],
     *,
     iterations: int = 50,
@@ -54,8 +54,9 @@ def leading_eigenvalue(
     """The Hessian's eigenvalue of largest magnitude by power iteration on Hessian-vector products (Pearlmutter 1994).
 
     Args:
-        loss: gives the 0-d loss of fixed data, with a graph; called once for each product. Dropout must be off and
-            normalisations in evaluation mode, so that it is a function of the weights.
+        loss: gives the 0-d loss of fixed data, with a graph; called once for each product. Several: of their mean, one
+            graph at a time, for data that are too many for one. Dropout must be off and normalisations in evaluation
+            mode, so that it is a function of the weights.
         parameters: what the second derivatives are with respect to; they require gradients.
         iterations: products at most, at least 1.
         tolerance: relative change of the eigenvalue at which it stops.
@@ -65,34 +66,48 @@ def leading_eigenvalue(
         (eigenvalue as the Rayleigh quotient of the last vector, products taken).
 
     Raises:
-        ValueError: no iterations, or a loss that is not finite.
+        ValueError: no iterations, no loss, or one that is not finite.
     """
     if iterations < 1:
         raise ValueError(f"leading_eigenvalue: expected iterations of at least 1, got {iterations}")
+    losses = [loss] if callable(loss) else list(loss)
+    if not losses:
+        raise ValueError("leading_eigenvalue: expected at least one loss, got none")
     parameters = list(parameters)
     vector = [torch.randn(p.shape, generator=generator).to(p.device, p.dtype) for p in parameters]
     vector = _normalised(vector)
     value = 0.0
     for count in range(1, iterations + 1):
-        gradients = torch.autograd.grad(loss(), parameters, create_graph=True, allow_unused=True)
-        used = [(g, v) for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
-        if not used:  # a loss that is linear in every weight
-            return 0.0, count
-        inner = torch.stack([(g * v).sum() for g, v in used]).sum()
-        products = torch.autograd.grad(inner, parameters, allow_unused=True)
-        products = [torch.zeros_like(p) if h is None else h for h, p in zip(products, parameters, strict=True)]
+        products = _mean_product(losses, parameters, vector)
         before, value = (
             value,
             float(sum((h.double() * v.double()).sum() for h, v in zip(products, vector, strict=True))),
         )
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"leading_eigenvalue: expected a finite loss and finite derivatives, got {value}")
-        if not any(bool(h.any()) for h in products):
+        if not any(bool(h.any()) for h in products):  # a loss that is linear in every weight
             return 0.0, count
         vector = _normalised(products)
         if count > 1 and abs(value - before) <= tolerance * abs(value):
             break
     return value, count
+
+
+def _mean_product(
+    losses: Sequence[Callable[[], Tensor]], parameters: list[Tensor], vector: list[Tensor]
+) -> list[Tensor]:
+    """Hessian times vector, of the mean of the losses."""
+    total = [torch.zeros_like(p) for p in parameters]
+    for loss in losses:
+        gradients = torch.autograd.grad(loss(), parameters, create_graph=True, allow_unused=True)
+        used = [(g, v) for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
+        if not used:
+            continue
+        inner = torch.stack([(g * v).sum() for g, v in used]).sum()
+        for sum_, part in zip(total, torch.autograd.grad(inner, parameters, allow_unused=True), strict=True):
+            if part is not None:
+                sum_.add_(part, alpha=1 / len(losses))
+    return total
 
 
 def _normalised(vectors: list[Tensor]) -> list[Tensor]:

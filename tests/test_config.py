@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+
 import pytest
 from pydantic import ValidationError
 
@@ -41,7 +42,7 @@ def test_every_configuration_that_comes_along_loads_by_name_and_survives_a_round
     assert load_config(copy) == config
 
 
-TEXT_KINDS = ("sentences", "text", "sentence_pairs", "tagged", "series")
+TEXT_KINDS = ("sentences", "text", "documents", "sentence_pairs", "tagged", "series")
 
 
 def text_spec(name: str, kind: str):

@@ -66,3 +66,20 @@ def test_inside_the_weights_are_the_worst_neighbour_and_come_back_bit_for_bit(ad
         higher.backward()
     assert all(torch.equal(value, before[name]) for name, value in whole.state_dict().items())
     assert all(p.grad is not None for p in whole.parameters())
+
+
+def test_the_mean_of_several_losses_has_the_eigenvalue_of_the_whole():
+    network, images, labels = problem()
+    parts = [slice(0, 10), slice(10, 20)]
+
+    def loss_of(part):
+        return lambda: nn.functional.cross_entropy(network(images[part]), labels[part])
+
+    values = list(network.parameters())
+    found = [
+        leading_eigenvalue(losses, values, iterations=300, tolerance=1e-10, generator=torch.Generator().manual_seed(1))
+        for losses in (loss_of(slice(None)), [loss_of(part) for part in parts])
+    ]
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-9) and found[0][1] == found[1][1]
+    with pytest.raises(ValueError, match="expected at least one loss, got none"):
+        leading_eigenvalue([], values)

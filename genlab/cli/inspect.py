@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
-from enum import Enum
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from genlab.cli.console import make_console, make_table
+from genlab.cli.listings import LISTINGS, Listing, op_rows
 from genlab.errors import DataError
-
-
-class Listing(str, Enum):
-    """What `genlab list` can list."""
-
-    models = "models"
-    algorithms = "algorithms"
-    configs = "configs"
-    datasets = "datasets"
-    ops = "ops"
-    extractors = "extractors"
-    losses = "losses"
 
 
 def register(app: typer.Typer) -> None:
@@ -53,112 +38,9 @@ def report(
 
 def list_entries(what: Annotated[Listing, typer.Argument(help="The kind of thing to list.", metavar="WHAT")]) -> None:
     """List what the lab knows by name."""
-    for listing in _LISTINGS[what]:
+    for listing in LISTINGS[what]:
         columns, rows = listing()
         make_console().print(make_table(None, columns, rows))
-
-
-def _models() -> tuple[list[str], list[list[str]]]:
-    from genlab.config import config_directory, read_yaml
-    from genlab.trainers import ALGORITHMS
-
-    names: dict[str, list[str]] = {name: [] for name in ALGORITHMS.names()}
-    for file in sorted(config_directory().glob("*.yaml")):
-        names.setdefault(str(read_yaml(file).get("algorithm")), []).append(file.stem)
-    rows = [
-        [name, _summary(ALGORITHMS.get(name)), ", ".join(files)] for name, files in names.items() if name in ALGORITHMS
-    ]
-    return ["algorithm", "what it is", "configs"], rows
-
-
-def _configs() -> tuple[list[str], list[list[str]]]:
-    from genlab.config import config_directory, read_yaml
-
-    rows = []
-    for file in sorted(config_directory().glob("*.yaml")):
-        tree = read_yaml(file)
-        data, train = tree.get("data") or {}, tree.get("train") or {}
-        rows.append([file.stem, tree.get("algorithm"), data.get("name", ""), train.get("steps", ""), _comment(file)])
-    return ["config", "algorithm", "data", "steps", "what it shows"], rows
-
-
-def _comment(file: Path) -> str:
-    """First sentence of the comment that a configuration begins with."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return first_sentence(" ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)))
-
-
-def _datasets() -> tuple[list[str], list[list[str]]]:
-    from genlab.data import describe
-
-    return ["data set", "kind", "what it is", "needs"], [
-        [row.name, row.kind, row.summary, row.needs] for row in describe()
-    ]
-
-
-def _ops() -> tuple[list[str], list[list[str]]]:
-    from genlab import ops
-
-    return ["op", "device", "dtype", "implementations", "auto", "why"], [list(row) for row in op_rows(ops.describe())]
-
-
-def op_rows(described: list) -> list[tuple[str, ...]]:
-    """Rows of `genlab.ops.describe()` as text, dtypes that share everything else on one line."""
-    grouped: dict[tuple[str, ...], list[str]] = {}
-    for row in described:
-        lacks_all = row.reason.startswith("no native kernel")  # said already
-        why = row.reason + (f"; not native: {', '.join(row.missing)}" if row.missing and not lacks_all else "")
-        key = (row.op, row.device, ", ".join(row.implementations), row.auto, why)
-        grouped.setdefault(key, []).append(row.dtype)
-    return [(op, device, ", ".join(dtypes), *rest) for (op, device, *rest), dtypes in grouped.items()]
-
-
-def _extractors() -> tuple[list[str], list[list[str]]]:
-    from genlab.metrics.extractors import EXTRACTORS
-
-    return ["extractor", "what it is"], [[name, text] for name, text in EXTRACTORS.items()]
-
-
-def _losses() -> tuple[list[str], list[list[str]]]:
-    from genlab.losses import ADVERSARIAL_LOSSES
-
-    entries = [(name, ADVERSARIAL_LOSSES.get(name)) for name in ADVERSARIAL_LOSSES]
-    rows = [[name, _summary(entry.discriminator_loss), _summary(entry.generator_loss)] for name, entry in entries]
-    return ["adversarial loss", "discriminator minimises", "generator minimises"], rows
-
-
-def _networks() -> tuple[list[str], list[list[str]]]:
-    from genlab.models import MODELS
-
-    return ["network", "what it is"], [[name, _summary(MODELS.get(name))] for name in MODELS]
-
-
-def _regularizers() -> tuple[list[str], list[list[str]]]:
-    from genlab.regularizers import RegularizersConfig
-
-    fields = RegularizersConfig.model_fields.items()
-    return ["regulariser (gan.regularizers)", "what it does"], [[name, field.description] for name, field in fields]
-
-
-def _summary(entry: object) -> str:
-    """First sentence of an entry's docstring."""
-    return first_sentence(entry.__doc__ or "")
-
-
-def first_sentence(text: str) -> str:
-    """Up to the first full stop that ends a sentence; "et al." does not."""
-    return re.split(r"(?<! al)\. ", " ".join(text.split()))[0].rstrip(".")
-
-
-_LISTINGS: dict[Listing, tuple[Callable[[], tuple[list[str], list[list[str]]]], ...]] = {
-    Listing.models: (_models, _networks),
-    Listing.algorithms: (_models,),
-    Listing.configs: (_configs,),
-    Listing.datasets: (_datasets,),
-    Listing.ops: (_ops,),
-    Listing.extractors: (_extractors,),
-    Listing.losses: (_losses, _regularizers),
-}
 
 
 def check_data(

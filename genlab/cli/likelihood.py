@@ -9,7 +9,7 @@ import typer
 
 from genlab.cli.console import progress_reporter
 from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
-from genlab.cli.score import JsonOption, SeedOption, append_scores, print_scores
+from genlab.cli.score_output import JsonOption, SeedOption, append_scores, print_scores
 from genlab.errors import UserError
 
 if TYPE_CHECKING:

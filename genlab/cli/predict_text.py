@@ -41,19 +41,16 @@ def predict_text(
     """Say which class sentences belong to and how sure the model is, or the tag of each word by a tagger."""
     texts = gather_texts(sentences, file)
     model = open_model(checkpoint, which, weights, device)
-    able = {name: hasattr(model.trainer, name) for name in ("classify", "tag")}
-    if able["tag"]:
-        _print_tags(model.trainer, texts, as_json)
-    elif able["classify"]:
-        _print_classes(model.trainer, texts, as_json)
-    else:
+    show = _SHOWN.get(model.trainer.data.kind)
+    if show is None:
         from genlab.trainers import ALGORITHMS
 
-        named = [name for name in ALGORITHMS.names() if any(hasattr(ALGORITHMS.get(name), method) for method in able)]
+        able = [name for name in ALGORITHMS.names() if set(_SHOWN) & set(ALGORITHMS.get(name).data_kinds)]
         raise UserError(
-            f"{model.path}: expected a model that classifies sentences or words ({', '.join(named)}), "
+            f"{model.path}: expected a model that classifies sentences or words ({', '.join(able)}), "
             f"got one of {model.config.algorithm}"
         )
+    show(model.trainer, texts, as_json)
 
 
 def _print_tags(trainer: Any, texts: list[str], as_json: bool) -> None:
@@ -81,6 +78,9 @@ def _print_classes(trainer: Any, texts: list[str], as_json: bool) -> None:
                 print(json.dumps({"text": text, "class": names[best], "probabilities": shares}, ensure_ascii=False))
             else:
                 print(f"{names[best]}\t{row[best]:.3f}\t{text}")
+
+
+_SHOWN = {"sentences": _print_classes, "tagged": _print_tags}  # by the kind of data that a model learnt from
 
 
 def gather_texts(given: list[str] | None, file: Path | None) -> list[str]:

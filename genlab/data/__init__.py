@@ -1,9 +1,9 @@
 """Data sets by name, and the streams that feed them to training and evaluation.
 
 `build(config, split)` gives an `ImageDataset`; `BatchStream` draws training batches from it, `iterate` passes over it
-once in order. Pictures are float32 in [-1, 1], (C, H, W); text is int64 tokens (`text_base`). `check(path)` reports
-everything that is wrong with a folder or archive of images. To add a set: one file with a builder under `@register`,
-imported below.
+once in order. Pictures are float32 in [-1, 1], (C, H, W); text is int64 tokens (`text_base`), captioned pictures have
+both (`captions`). `check(path)` reports everything that is wrong with a folder or archive of images. To add a set: one
+file with a builder under `@register`, imported below.
 """
 
 from genlab.data import (  # noqa: F401  (fills the catalogue)

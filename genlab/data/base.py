@@ -105,8 +105,8 @@ class ImageDataset(Dataset):
     """Base of all data sets.
 
     Attributes:
-        kind: "images", "paired", "unpaired", "captioned", "points", or of text "sentences", "text", "sentence_pairs",
-            "tagged", "series".
+        kind: "images", "paired", "unpaired", "captioned", "points", or of text "sentences", "text", "documents",
+            "sentence_pairs", "tagged", "series".
         name, split: as built.
         image_shape: (C, H, W), (2,) for points, () for text, (D,) for series of D values.
         num_classes: number of labels, None without labels.

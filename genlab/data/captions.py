@@ -25,7 +25,9 @@ from genlab.errors import DataError
 
 PARTS = ("train", "val", "test")
 CAPTION_SPLITS = (*PARTS, "all")
-SHAPING = ("lowercase", "min_count", "vocabulary_size", "max_length", "holdout", "styles", "tested_by")
+SHAPING = (
+    "lowercase", "min_count", "vocabulary_size", "max_length", "captions_per_image", "holdout", "styles", "tested_by"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,11 @@ def build_captioned(
                 f"data set {config.name!r}: expected pictures in the {part} part, got none; set data.holdout above 0, "
                 f"or add a folder {part}"
             )
+    most = config.captions_per_image
+    parts = {
+        part: [Captioned(picture.row, picture.captions[:most]) for picture in pictures]
+        for part, pictures in parts.items()
+    }
     codec = caption_codec(config, parts["train"])
     pictures = [picture for part in PARTS for picture in parts.get(part, [])] if split == "all" else parts[split]
     pictures = [pictures[row] for row in limited(len(pictures), config)]

@@ -50,7 +50,7 @@ def read_articles(text: str) -> Documents:
             documents.append([])
         else:
             documents[-1] += split_sentences(_JOINED.sub(r"\1", line), tokenised=True)
-    return documents
+    return [document for document in documents if document]
 
 
 def read_documents(text: str) -> Documents:
@@ -59,9 +59,9 @@ def read_documents(text: str) -> Documents:
     for line in text.split("\n"):
         if line.strip():
             documents[-1] += split_sentences(line)
-        elif documents[-1]:
+        else:
             documents.append([])
-    return documents
+    return [document for document in documents if document]
 
 
 def build_documents(

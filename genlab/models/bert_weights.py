@@ -21,11 +21,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genlab.errors import CheckpointError
+from genlab.models.bert import EPS, Bert
 
 _MODULES = {
     "bert.embeddings.word_embeddings": "bert.tokens",
@@ -119,6 +121,34 @@ def shape_of(state: dict[str, Tensor]) -> dict[str, int]:
         "feedforward": feedforward,
         "positions": positions,
         "vocabulary": vocabulary,
+    }
+
+
+def published_config(bert: Bert, dropout: float, padding: int) -> dict[str, Any]:
+    """What the transformers library keeps in config.json beside the weights.
+
+    Args:
+        bert: the encoder.
+        dropout: that it was trained with.
+        padding: number of the padding token.
+    """
+    block = bert.blocks[0]
+    return {
+        "architectures": ["BertForPreTraining"],
+        "model_type": "bert",
+        "vocab_size": bert.tokens.num_embeddings,
+        "hidden_size": bert.width,
+        "num_hidden_layers": len(bert.blocks),
+        "num_attention_heads": block.attention.num_heads,
+        "intermediate_size": block.enter.out_features,
+        "max_position_embeddings": bert.positions,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": EPS,
+        "initializer_range": bert.initial_std,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "pad_token_id": padding,
     }
 
 

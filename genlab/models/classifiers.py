@@ -68,10 +68,12 @@ class ClassifierNetwork:
 
     Attributes:
         build: (shape of a picture, number of classes, whether small, the config) -> network to logits.
+        summary: what it is, for `genlab list classifiers`.
         least: pixels of the shorter side that its large and its small form need.
     """
 
     build: Callable[[Shape, int, bool, Any], nn.Module]
+    summary: str
     least: tuple[int, int] = (1, 1)
 
 
@@ -151,18 +153,47 @@ def _vit(size: str, shape: Shape, classes: int, small: bool, model: ClassifierMo
 
 
 CLASSIFIERS: Registry[ClassifierNetwork] = Registry("network")
-CLASSIFIERS.register("lenet5")(ClassifierNetwork(_lenet, (28, 28)))
-CLASSIFIERS.register("small_cnn")(ClassifierNetwork(_small_cnn, (4, 4)))
-CLASSIFIERS.register("alexnet")(ClassifierNetwork(_alexnet, (AlexNet.LEAST_SIDE, AlexNet.LEAST_SMALL_SIDE)))
+CLASSIFIERS.register("lenet5")(ClassifierNetwork(_lenet, "LeNet-5 (LeCun et al. 1998)", (28, 28)))
+CLASSIFIERS.register("small_cnn")(
+    ClassifierNetwork(_small_cnn, "3x3 convolutions with batch normalisation; plain, factorised or separable", (4, 4))
+)
+CLASSIFIERS.register("alexnet")(
+    ClassifierNetwork(_alexnet, "AlexNet (Krizhevsky et al. 2012)", (AlexNet.LEAST_SIDE, AlexNet.LEAST_SMALL_SIDE))
+)
 for _depth in (11, 13, 16, 19):
-    CLASSIFIERS.register(f"vgg{_depth}")(ClassifierNetwork(partial(_vgg, _depth), (Vgg.LEAST_SIDE,) * 2))
-CLASSIFIERS.register("googlenet")(ClassifierNetwork(_googlenet, (GoogLeNet.LEAST_SIDE, 1)))
+    CLASSIFIERS.register(f"vgg{_depth}")(
+        ClassifierNetwork(partial(_vgg, _depth), f"VGG-{_depth} (Simonyan and Zisserman 2015)", (Vgg.LEAST_SIDE,) * 2)
+    )
+CLASSIFIERS.register("googlenet")(
+    ClassifierNetwork(_googlenet, "GoogLeNet, Inception modules (Szegedy et al. 2015)", (GoogLeNet.LEAST_SIDE, 1))
+)
 for _depth in (18, 34, 50, 101, 152):
-    CLASSIFIERS.register(f"resnet{_depth}")(ClassifierNetwork(partial(_resnet, _depth, 1, 64)))
-CLASSIFIERS.register("resnext50_32x4d")(ClassifierNetwork(partial(_resnet, 50, 32, 4)))
-CLASSIFIERS.register("resnext101_32x8d")(ClassifierNetwork(partial(_resnet, 101, 32, 8)))
-CLASSIFIERS.register("mobilenet")(ClassifierNetwork(partial(_mobilenet, MobileNet)))
-CLASSIFIERS.register("mobilenet_v2")(ClassifierNetwork(partial(_mobilenet, MobileNetV2)))
-CLASSIFIERS.register("context")(ClassifierNetwork(_context, (4, 4)))
-for _size in VIT_SIZES:
-    CLASSIFIERS.register(f"vit_{_size}")(ClassifierNetwork(partial(_vit, _size)))
+    CLASSIFIERS.register(f"resnet{_depth}")(
+        ClassifierNetwork(
+            partial(_resnet, _depth, 1, 64), f"ResNet-{_depth} (He et al. 2016); model.squeeze: SENet (Hu et al. 2018)"
+        )
+    )
+for _depth, _group_width in ((50, 4), (101, 8)):
+    CLASSIFIERS.register(f"resnext{_depth}_32x{_group_width}d")(
+        ClassifierNetwork(
+            partial(_resnet, _depth, 32, _group_width),
+            f"ResNeXt-{_depth}, 32 groups of {_group_width} channels (Xie et al. 2017)",
+        )
+    )
+CLASSIFIERS.register("mobilenet")(
+    ClassifierNetwork(partial(_mobilenet, MobileNet), "MobileNet, depthwise separable (Howard et al. 2017)")
+)
+CLASSIFIERS.register("mobilenet_v2")(
+    ClassifierNetwork(partial(_mobilenet, MobileNetV2), "MobileNetV2, inverted residuals (Sandler et al. 2018)")
+)
+CLASSIFIERS.register("context")(
+    ClassifierNetwork(_context, "dilated convolutions that see ever wider (Yu and Koltun 2016)", (4, 4))
+)
+for _size, (_patch, _blocks, _width, *_) in VIT_SIZES.items():
+    CLASSIFIERS.register(f"vit_{_size}")(
+        ClassifierNetwork(
+            partial(_vit, _size),
+            f"Vision Transformer, {_blocks} blocks of width {_width}, patches of {_patch} (Dosovitskiy et al. 2021)",
+            (_patch, _patch),
+        )
+    )

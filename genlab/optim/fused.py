@@ -64,6 +64,9 @@ class Request:
         Args:
             columns: parameters, then what belongs to each; empty columns stay empty.
         """
+        if self.average is None and not self.shadows and len({(p.device, p.dtype) for p in columns[0]}) == 1:
+            yield list(columns), StepExtras(**self.scaling, bound=self.bound)
+            return
         rows: defaultdict[Any, list[int]] = defaultdict(list)
         for i, p in enumerate(columns[0]):
             shadow = self.shadows.get(p) if self.shadows else None
@@ -177,8 +180,9 @@ class FusedStep(torch.optim.Optimizer):
         request = Request(average, math.inf if bound is None else bound, shadows or {}, scaling)
         for group in self.param_groups:
             without = [p for p in group["params"] if p.grad is None and request.concerns(p)]
-            for (params,), extras in request.parts([without]):
-                follow_step(params, extras, impl=self.impl)
+            if without:
+                for (params,), extras in request.parts([without]):
+                    follow_step(params, extras, impl=self.impl)
             self._step_group(group, request)
         return loss
 

@@ -46,9 +46,9 @@ class SGD(FusedStep, torch.optim.SGD):
         buffers: list[Tensor] = []
         is_first: list[bool] = []
         if group["momentum"] != 0:
-            is_first = [self.state[p].get("momentum_buffer") is None for p in params]
-            buffers = [self.state[p].get("momentum_buffer") for p in params]
-            buffers = [torch.zeros_like(p) if b is None else b for p, b in zip(params, buffers, strict=True)]
+            found = [self.state[p].get("momentum_buffer") for p in params]
+            is_first = [buffer is None for buffer in found]
+            buffers = [torch.zeros_like(p) if b is None else b for p, b in zip(params, found, strict=True)]
         columns = [params, [p.grad for p in params], buffers, is_first]
         for part, extras in request.parts(columns):
             sgd_step(

@@ -15,6 +15,7 @@ Likelihoods are sums over the words of a caption, all terms means over captions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -57,7 +58,7 @@ class CaptioningTrainer(Trainer):
         self.codec = TextCodec.from_dict((self.data.codecs or {})["caption"])
         self.longest = 0  # tokens of the training set's longest caption, once its stream is open
         # b of the paper, and whether it has a value yet
-        self.baseline = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.baseline = torch.zeros(2, device=self.device)
         return {"captioner": build_captioner(self.data.shape, len(self.codec), self.config)}
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -85,7 +86,7 @@ class CaptioningTrainer(Trainer):
         inside = captions != self.codec.special(PAD)
         # Words of a batch as the mean over processes, so that each of them counts the same wherever it is.
         words = self.distributed.all_reduce_mean(inside.sum().float()) / self.micro_batch_count
-        draws = self._draws(captions)
+        draws, b = self._draws(captions), self._baseline(words * self.micro_batch_count / len(captions))
         with self.update("captioner") as update:
             for images, before, target, counted, *drawn in update.micro_batches(
                 batch["image"], self.before(captions), captions, inside, *draws
@@ -94,11 +95,11 @@ class CaptioningTrainer(Trainer):
                     reading = network(images, before, Draws(*drawn) if draws[0] is not None else None)
                 logs = -F.cross_entropy(reading.logits.float().transpose(1, 2), target, reduction="none") * counted
                 log_likelihood = logs.sum(1)
-                attended = self._attention_terms(reading, counted, log_likelihood)
+                attended = self._attention_terms(reading, counted, log_likelihood, b)
                 update.backward(-log_likelihood.mean() + sum(attended.values()))
                 right = ((reading.logits.argmax(2) == target) & counted).sum() / words
                 update.record(loss=-log_likelihood.mean(), nats=-logs.sum() / words, accuracy=right, **attended)
-        self._follow(-update.metrics["loss"])
+        self._follow(b, -update.metrics["loss"])
         return update.metrics
 
     def before(self, captions: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class CaptioningTrainer(Trainer):
         uniform = self.noise.uniform(len(captions), width + 1)
         return uniform[:, : captions.shape[1]], uniform[:, -1] < self.config.hard.expectation
 
-    def _attention_terms(self, reading: Reading, inside: Tensor, log_likelihood: Tensor) -> dict[str, Tensor]:
+    def _attention_terms(self, reading: Reading, inside: Tensor, log_likelihood: Tensor, b: Tensor) -> Metrics:
         """What is minimised beside -log p(y)."""
         kind, hard = self.config.model.attention, self.config.hard
         if reading.weights is None:
@@ -123,21 +124,20 @@ class CaptioningTrainer(Trainer):
             return {
                 "doubly_stochastic": self.config.doubly_stochastic * doubly_stochastic(reading.weights, inside).mean()
             }
-        b = torch.where(self.baseline[1] > 0, self.baseline[0], log_likelihood.detach().mean()).to(log_likelihood.dtype)
         learnt = reinforced(reading.log_chosen, inside, log_likelihood, b).mean()
         entropy = attention_entropy(reading.weights, inside).mean()
         return {"reinforce": -hard.reinforce * learnt, "entropy": -hard.entropy * entropy}
 
-    def _follow(self, log_likelihood: Tensor) -> None:
-        """b <- decay b + (1 - decay) log p, from the first batch's log p on; the same on every process."""
+    def _baseline(self, words: Tensor) -> Tensor:
+        """b; of the first step what a model gives that knows nothing, for captions of so many words on average."""
+        return torch.where(self.baseline[1] > 0, self.baseline[0], -words * math.log(len(self.codec)))
+
+    def _follow(self, b: Tensor, log_likelihood: Tensor) -> None:
+        """b <- decay b + (1 - decay) log p(y | s, a), the same on every process."""
         if self.config.model.attention != "hard":
             return
-        mean, decay = (
-            self.distributed.all_reduce_mean(log_likelihood.detach()).double(),
-            self.config.hard.baseline_decay,
-        )
-        b = torch.where(self.baseline[1] > 0, decay * self.baseline[0] + (1 - decay) * mean, mean)
-        self.baseline.copy_(torch.stack([b, torch.ones_like(b)]))
+        mean, decay = self.distributed.all_reduce_mean(log_likelihood.detach()), self.config.hard.baseline_decay
+        self.baseline.copy_(torch.stack([decay * b + (1 - decay) * mean, torch.ones_like(b)]))
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"baseline": self.baseline}, {}

@@ -65,29 +65,35 @@ def read_shape(path: Path) -> dict[str, int]:
     except CheckpointError as error:
         raise CheckpointError(f"{KEY}: {error}") from None
     del shape["vocabulary"]
-    return {**shape, "heads": _published_heads(file, shape["width"])}
+    # Weights do not tell the number of heads: config.json beside them does, else they are 64 wide.
+    usual = max(1, shape["width"] // HEAD_WIDTH)
+    return {**shape, "heads": _published_fact(file.with_name("config.json"), "num_attention_heads", usual)}
 
 
-def _published_heads(file: Path, width: int) -> int:
-    """Weights do not tell the number of heads: config.json beside them does, else they are 64 wide."""
-    facts = file.with_name("config.json")
-    if not facts.is_file():
-        return max(1, width // HEAD_WIDTH)
+def _published_fact(file: Path, name: str, default: Any) -> Any:
+    """An entry of a file of JSON, or the default where there is no such file."""
+    if not file.is_file():
+        return default
     try:
-        return int(json.loads(facts.read_text(encoding="utf-8"))["num_attention_heads"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{KEY}: {facts}: expected num_attention_heads, got {error}") from None
+        return json.loads(file.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{KEY}: {file}: expected JSON with {name}, got none") from None
 
 
 def read_vocabulary(path: Path) -> dict[str, Any]:
     """Settings of the data section that are a pre-trained BERT's: vocabulary, unit and case.
 
-    Of published files the vocabulary is `vocab.txt` beside them; without one there is nothing to take over.
+    Of published files the vocabulary is `vocab.txt` beside them, and tokenizer_config.json may tell the case.
     """
     file = published_file(path)
     if file is not None:
         words = file.with_name("vocab.txt")
-        return {"vocabulary": str(words), "unit": "wordpiece"} if words.is_file() else {"unit": "wordpiece"}
+        lowercase = _published_fact(file.with_name("tokenizer_config.json"), "do_lower_case", None)
+        return {
+            **({"vocabulary": str(words)} if words.is_file() else {}),
+            **({"lowercase": lowercase} if isinstance(lowercase, bool) else {}),
+            "unit": "wordpiece",
+        }
     _state_of(path)
     codec = read_codec(path)
     return {"vocabulary": str(path), "unit": codec.unit, "lowercase": codec.lowercase}

@@ -11,14 +11,18 @@ import torch
 import yaml
 from PIL import Image
 
-from genlab.config import config_directory
+from genlab.cli.listings import named_settings
+from genlab.config import config_directory, parse_config
+from genlab.errors import ConfigError
 from genlab.images import save_image
+from genlab.models.classifiers import CLASSIFIERS
+from genlab.trainers import ALGORITHMS
 
 VERBS = [
     "train", "sample", "evaluate", "fid", "is", "statistics", "report", "list", "doctor", "build",
     "data check", "bench step", "interpolate", "arithmetic", "traverse", "manifold", "reconstruct", "latents",
-    "translate", "anomalies", "likelihood", "predict-text", "generate",
-    "translate-text", "caption",
+    "translate", "anomalies", "likelihood", "predict-text", "fill-mask", "export-bert", "generate",
+    "translate-text", "caption", "cross-validate",
 ]  # fmt: skip
 
 
@@ -190,11 +194,13 @@ def test_is_of_a_folder_carries_its_protocol(genlab, inception_weights: Path, tm
     [
         ("models", ["dcgan", "unet_generator", "progressive_discriminator", "sgan_mlp_generator"]),
         ("algorithms", ["dcgan"]),
+        ("classifiers", ["lenet5", "small_cnn", "resnet18", "resnext50_32x4d", "vit_cifar"]),
         ("configs", ["dcgan_digits", "dcgan_tiny"]),
         ("datasets", ["digits", "mnist", "folder", "ring"]),
         ("ops", ["conv2d", "conv_transpose2d"]),
         ("extractors", ["inception", "classifier"]),
         ("losses", ["hinge", "wasserstein", "gradient_penalty", "r1", "drift", "consistency", "manifold_entropy"]),
+        ("settings", ["optimizer.name", "train.schedule.name", "model.network"]),
     ],
 )
 def test_list_names_what_there_is(genlab, what: str, names: list[str]) -> None:
@@ -202,6 +208,34 @@ def test_list_names_what_there_is(genlab, what: str, names: list[str]) -> None:
     assert outcome.code == 0, outcome.err
     words = outcome.out.split()
     assert all(name in words for name in names)
+
+
+def test_every_network_of_a_classifier_is_listed_among_the_models_too(genlab) -> None:
+    words = genlab("list", "models").out.split()
+    assert set(CLASSIFIERS.names()) <= set(words)
+
+
+def test_names_that_settings_list_are_those_that_a_configuration_takes(genlab) -> None:
+    found = {(key, algorithm): names for algorithm in ALGORITHMS.names()
+             for key, names in named_settings(ALGORITHMS.get(algorithm).config_class)}  # fmt: skip
+    assert found["model.network", "classifier"] == CLASSIFIERS.names()
+    assert found["model.network", "infogan"] == ["infogan"] and found["model.network", "progressive"] == ["progressive"]
+    assert "hinge" in found["gan.loss", "dcgan"] and "lstm" in found["model.network", "seq2seq"]
+    for algorithm, key in (("dcgan", "model.network"), ("cgan", "model.network"), ("dcgan", "gan.loss")):
+        for name in found[key, algorithm]:
+            parse_config({"algorithm": algorithm, **nested(key, name)}, "test")
+        with pytest.raises(ConfigError):
+            parse_config({"algorithm": algorithm, **nested(key, "nothing_of_the_kind")}, "test")
+    for (key, algorithm), names in found.items():
+        if key.startswith(("train.on_", "optimizer.", "kernels.", "data.resize")):
+            for name in names:
+                parse_config({"algorithm": algorithm, **nested(key, name)}, "test")
+
+
+def nested(key: str, value: str) -> dict:
+    """{"a": {"b": value}} of "a.b"."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
 
 
 def test_configurations_are_listed_with_the_whole_first_sentence(genlab) -> None:

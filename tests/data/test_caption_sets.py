@@ -146,6 +146,8 @@ def test_the_vocabulary_is_the_training_parts_and_rare_words_are_unknown(folder)
 def test_limit_counts_pictures_not_captions():
     dataset = build(CaptionDataConfig(name="captioned_shapes", image_size=8, limit=10))
     assert (len(dataset.references), len(dataset)) == (10, 20)
+    one = build(CaptionDataConfig(name="captioned_shapes", image_size=8, limit=10, captions_per_image=1))
+    assert one.references == [[first] for first, _ in dataset.references]
 
 
 def test_training_varies_pictures_by_epoch_and_index(folder):

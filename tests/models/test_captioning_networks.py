@@ -113,7 +113,7 @@ def test_the_gradient_by_reinforce_is_unbiased_against_all_paths_of_attention():
         for t in range(len(s)):  # a uniform number in the middle of the wanted place's interval
             filled = torch.tensor([[*middle, *[0.0] * (len(s) - t)]], dtype=torch.float64)
             reading = network(images, before, Draws(filled, torch.tensor([False])))
-            alpha = reading.weights[0, t].double()
+            alpha = reading.weights[0, t].detach().double()
             middle.append(float(alpha[: s[t]].sum() + alpha[s[t]] / 2))
         draws = Draws(torch.tensor([middle], dtype=torch.float64), torch.tensor([False]))
         reading = network(images, before, draws)

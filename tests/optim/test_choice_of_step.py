@@ -7,7 +7,7 @@ import torch
 
 from genlab import _extension, optim
 from genlab.ops import implementation, optimizer_step
-from genlab.ops.optimizer_step import OP, StepExtras
+from genlab.ops.step_parts import OP, StepExtras
 from genlab.ops.step_tuning import LEAST_FOLLOWED_DESCENT, MOST_AMSGRAD
 from genlab.optim import WeightAverage
 

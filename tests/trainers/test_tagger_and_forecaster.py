@@ -46,6 +46,31 @@ def test_a_tagger_learns_what_the_place_tells(tmp_path, network):
         trainer.tag(" ")
 
 
+def test_predict_text_prints_a_word_and_its_tag_a_line_and_refuses_in_one_line(tmp_path, capsys):
+    import json
+
+    from genlab.cli import main
+
+    run = str(tmp_path / "run")
+    train(load_config("tagger_tiny", [*QUICK, "train.steps=2"]), run, evaluator=None)
+    capsys.readouterr()
+    assert main(["predict-text", run, "the old dog sleeps .", "a Lamp", "--device", "cpu"]) == 0
+    first, second = (block.splitlines() for block in capsys.readouterr().out.split("\n\n"))
+    tags = load_bundle(run).trainer.data.class_names
+    assert [line.split()[0] for line in first] == ["the", "old", "dog", "sleeps", "."] and len(second) == 2
+    assert all(line.split()[1] in tags for line in (*first, *second))
+    assert main(["predict-text", run, "the dog", "--json", "--device", "cpu"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["text"] == "the dog" and [word for word, _ in row["tags"]] == ["the", "dog"]
+    assert main(["predict-text", run, " ", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    train(load_config("forecaster_tiny", [*QUICK, "train.steps=1"]), tmp_path / "other", evaluator=None)
+    capsys.readouterr()
+    assert main(["predict-text", str(tmp_path / "other"), "the dog", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "classifies sentences or words (sentence_classifier, tagger), got one of forecaster" in error
+
+
 def test_a_tag_sees_both_sides_and_no_padding():
     net = RecurrentTagger(WordEmbedding(9, 4, padding=0), 3, "gru", 5, 2).eval()
     tokens, lengths = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]]), torch.tensor([4, 2])
