@@ -161,7 +161,7 @@ def test_a_resolution_that_fades_in_is_not_captured_and_the_stable_ones_are():
 
 def test_a_changing_rate_on_the_device_is_filled_in_place(monkeypatch):
     # On the CPU a rate is read; on a GPU it is handed on as it is.
-    monkeypatch.setattr("genlab.ops.optimizer_step._number", lambda rate: (0.0, rate))
+    monkeypatch.setattr("genlab.ops.optimizer_step.number_of", lambda rate: (0.0, rate))
     config = tiny_config("train.schedule.name=linear", "train.steps=20")
     rows = {}
     for recorded in (False, True):
