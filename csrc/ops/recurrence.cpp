@@ -176,7 +176,10 @@ struct Layer {
     p.cell = cell, p.dtype = dtype_of(op, input);
     p.steps = steps, p.batch = batch, p.hidden = hidden, p.directions = count(), p.rows = rows;
     if (offsets.defined()) {
-      device_offsets = offsets.to(input.device());
+      device_offsets = offsets;
+#if defined(GENLAB_WITH_CUDA)
+      if (input.is_cuda()) device_offsets = offsets_on_cuda(offsets, input);
+#endif
       p.offsets = device_offsets.const_data_ptr<int64_t>();
     }
     for (int64_t d = 0; d < count(); ++d) p.weight[d] = directions[d].weight_hh.const_data_ptr();

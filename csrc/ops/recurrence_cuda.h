@@ -3,12 +3,21 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/recurrence_scan.h"
 
 namespace genlab {
+
+// The first rows of the steps on the input's device. Nobody waits for a copy from pinned memory. In a capture the copy is one
+// that waits, which CUDA refuses: a replay would bring what lies in the host's memory by then.
+inline at::Tensor offsets_on_cuda(const at::Tensor& offsets, const at::Tensor& input) {
+  const c10::cuda::CUDAGuard guard(input.device());
+  const bool captured = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  return captured ? offsets.to(input.device()) : offsets.pin_memory().to(input.device(), /*non_blocking=*/true);
+}
 
 // Scratch memory of a scan. It goes back to torch's allocator at once, which hands it on only in the order of the stream.
 template <typename Params>

@@ -38,7 +38,12 @@ def build_recurrent(
 
 
 def run_recurrent(network: nn.Module, inputs: Tensor, state: State = None, lengths: Tensor | None = None) -> Any:
-    """(outputs (N, T, H), final state) of sequences (N, T, I); with `lengths` the state is that at each one's end."""
+    """(outputs (N, T, H), final state) of sequences (N, T, I); with `lengths` the state is that at each one's end.
+
+    `lengths` may lie on the device, for which this waits: sequences are packed by lengths that the host knows.
+    """
+    if lengths is not None:
+        lengths = lengths.cpu()
     if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         low = torch.get_autocast_dtype("cpu")
         if low == torch.float16:  # oneDNN has no recurrent network in it

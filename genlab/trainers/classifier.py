@@ -10,7 +10,7 @@ The best checkpoint is the one of highest accuracy on the validation part, which
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError, DataError
 from genlab.models.classifiers import build_classifier
-from genlab.nn.dropout import DROPOUTS, anneal
+from genlab.nn.dropout import DROPOUTS, AnnealedDropout, anneal
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.sharpness import at_worst_neighbour
@@ -32,6 +32,7 @@ from genlab.trainers.classifier_config import (
     head_of,
     load_weights,
 )
+from genlab.trainers.graphs import Uncaptured
 from genlab.trainers.update import Update
 
 if TYPE_CHECKING:
@@ -85,6 +86,14 @@ class ClassifierTrainer(Trainer):
         if self.config.augment.does_anything:
             samples = AugmentedSamples(samples, self.config.augment)
         return super().open_stream(samples, **settings)
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        if self.config.classifier.mixup:
+            return Uncaptured("the share of mixup (classifier.mixup) is drawn on the host")
+        if any(isinstance(module, AnnealedDropout) for module in self.networks["classifier"].modules()):
+            return Uncaptured("the probability of annealed dropout falls on the host")
+        return ()
 
     def train_step(self, batch: Batch) -> Metrics:
         network, settings = self.networks["classifier"], self.config.classifier

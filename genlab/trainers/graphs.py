@@ -46,6 +46,10 @@ class Uncaptured:
     passing: bool = False
 
 
+# For recurrent networks over padded sentences.
+READS_LENGTHS = Uncaptured("the recurrent network reads the lengths of the sentences on the host")
+
+
 class Capture(Protocol):
     """A step that can be replayed on what its buffers hold."""
 
@@ -64,7 +68,10 @@ class Backend(Protocol):
 
 
 class CudaBackend:
-    """torch.cuda.CUDAGraph; all graphs of a trainer share one pool of memory, as only one of them runs at a time."""
+    """torch.cuda.CUDAGraph; all graphs of a trainer share one pool of memory, as only one of them runs at a time.
+
+    What a replay leaves in that memory is safe until the next replay, of whichever graph.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -82,9 +89,25 @@ class CudaBackend:
     def capture(self, step: Callable[[], Metrics]) -> Capture:
         graph = torch.cuda.CUDAGraph()
         # Loader threads may pin memory meanwhile: only this thread's calls count.
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            result = step()
+        capturing = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
+        try:
+            # The outer context puts the stream back: torch's own leaves its stream behind where a capture cannot end.
+            with torch.cuda.stream(self.stream), capturing:
+                result = step()
+        except BaseException:
+            self._free_generator()
+            raise
         return _CudaCapture(graph, result)
+
+    def _free_generator(self) -> None:
+        """Takes the device's generator out of a capture that failed.
+
+        torch 2.11 takes it out at the end of those that succeed alone, and until then no number can be drawn outside
+        of a capture. A copy of a generator's state is in none.
+        """
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 @dataclass
@@ -267,7 +290,7 @@ class StepGraphs:
             variant.capture = self._chosen_backend().capture(captured_step)
         except RuntimeError as error:
             trainer.noise.generator.set_state(before)
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(_cause(error)).split())[:300]
             self._broken = Uncaptured(f"step {trainer.step} could not be captured: {reason}")
             self.forget()
             return self._uncaptured(self._broken, batches, shares)
@@ -286,7 +309,8 @@ class StepGraphs:
             buffer.fill_(shares[name])
         assert variant.capture is not None
         result = variant.capture.replay()
-        self.trainer.gradient_norms.update(variant.gradient_norms)
+        # Copies: graphs share memory, so that a replay of another one may write where these lie.
+        self.trainer.gradient_norms.update({name: norm.clone() for name, norm in variant.gradient_norms.items()})
         self.replayed += 1
         return result
 
@@ -294,6 +318,13 @@ class StepGraphs:
         if self._backend is None:
             self._backend = CudaBackend(self.trainer.device)
         return self._backend
+
+
+def _cause(error: RuntimeError) -> RuntimeError:
+    """The error that spoilt a capture: that its end then fails too is said last and says nothing."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    return error
 
 
 def signature_of(batches: Sequence[Batch]) -> Signature:

@@ -104,8 +104,15 @@ class LanguageModelTrainer(Trainer):
                 update.record(loss=loss)
                 after.append([part.detach() for part in left])
         if self.stateful:
-            self._state = tuple(torch.cat(parts) for parts in zip(*after, strict=True))
+            self._remember([torch.cat(parts) for parts in zip(*after, strict=True)])
         return update.metrics
+
+    def _remember(self, state: list[Tensor]) -> None:
+        """Keeps where the rows stand, in the same memory every time: there a captured step finds and leaves it."""
+        if self._state is None or [old.shape for old in self._state] != [new.shape for new in state]:
+            self._state = tuple(new.clone() for new in state)
+        for old, new in zip(self._state, state, strict=True):
+            old.copy_(new)
 
     def _remembered(self, batch: Batch) -> State:
         """The state that each row begins with: where it is fresh, that of a beginning."""

@@ -11,7 +11,7 @@ checkpoint is that of the highest accuracy on the validation part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from genlab.data.text_vocabulary import BEGIN, END, PAD, UNKNOWN, TextCodec
 from genlab.errors import ConfigError, UserError
 from genlab.models.bert import BertClassifier, without_decay
+from genlab.models.recurrences import RECURRENT
 from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
 from genlab.models.transformer import TransformerClassifier
@@ -27,6 +28,7 @@ from genlab.models.word_embedding import WordEmbedding
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
 from genlab.trainers.pretrained_bert import load_pretrained
 from genlab.trainers.sentence_config import SentenceConfig, SentenceModelConfig
 
@@ -110,6 +112,10 @@ class SentenceClassifierTrainer(Trainer):
                 f"data.max_length={most}"
             )
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        return READS_LENGTHS if self.config.model.network in RECURRENT else ()
 
     def train_step(self, batch: Batch) -> Metrics:
         network, model = self.networks["classifier"], self.config.model

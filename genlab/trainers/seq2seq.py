@@ -10,7 +10,7 @@ and the Transformer (Vaswani et al. 2017). Translations are found by beam search
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ from genlab.models.seq2seq import RecurrentSeq2Seq, TransformerSeq2Seq
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer, Writing
+from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
 from genlab.trainers.seq2seq_config import Seq2SeqConfig, Seq2SeqModelConfig
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Seq2SeqTrainer(Trainer):
 
         data = self.config.data
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        return READS_LENGTHS if self.config.model.network == "lstm" else ()
 
     def train_step(self, batch: Batch) -> Metrics:
         network, pad = self.networks["translator"], self.target.special(PAD)

@@ -24,6 +24,7 @@ from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.text_config import TextDataConfig
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
 from genlab.trainers.sentence_config import Probability, Size
 from genlab.trainers.stack import AdamConfig
 
@@ -81,6 +82,10 @@ class TaggerTrainer(Trainer):
 
         data = self.config.data
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
+
+    @property
+    def graph_key(self) -> Uncaptured:
+        return READS_LENGTHS
 
     def train_step(self, batch: Batch) -> Metrics:
         network = self.networks["tagger"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from genlab.models.recurrences import build_recurrent, rows_state, run_recurrent, state_rows, zero_state
 from genlab.models.recurrent import RecurrentClassifier
@@ -102,3 +103,13 @@ def test_a_recurrent_state_goes_on_where_it_was(kind):
     assert all(row.shape == (3, 2, 5) for row in rows)
     second, _ = run_recurrent(net, inputs[:, 5:], rows_state(rows))
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
+
+
+def test_lengths_on_a_gpu_come_to_the_host_which_packs_by_them():
+    """Tensors without data say that they are on a GPU: none is needed."""
+    seen = []
+    with FakeTensorMode():
+        inputs, lengths = torch.empty(2, 5, 4, device="cuda"), torch.ones(2, dtype=torch.int64, device="cuda")
+        run_recurrent(lambda *arguments: seen.append(arguments), inputs, None, lengths)
+    ((given, _, read),) = seen
+    assert (given.device.type, read.device.type) == ("cuda", "cpu")

@@ -116,6 +116,16 @@ def test_a_captured_graph_computes_with_fresh_inputs(call: Call) -> None:
             assert all(torch.equal(a, e) for a, e in zip(captured, expected, strict=True))
 
 
+def test_waits_for_nothing(call: Call) -> None:
+    tensors = call.make("cuda")
+    call.results(tensors)  # the first loads of kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call.results(tensors)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_repeats_bit_for_bit(call: Call, dtype: torch.dtype) -> None:
     tensors = call.make("cuda", dtype)

@@ -86,6 +86,37 @@ def test_a_captured_training_resumes_bit_for_bit(tmp_path):
     assert_same_checkpoint(find_checkpoint(tmp_path / "whole"), find_checkpoint(tmp_path / "parts"))
 
 
+@pytest.mark.parametrize("preset", ["tagger_tiny", "seq2seq_tiny", "sentence_classifier_tiny", "captioning_tiny"])
+def test_trainings_on_text_run_on_a_gpu(tmp_path, preset):
+    overrides = ["model.network=lstm"] if preset == "sentence_classifier_tiny" else []
+    config = load_config(preset, ["train.steps=6", "train.tensorboard=false", *overrides])
+    assert train(config, tmp_path / "run", device="cuda", evaluator=None).step == 6
+
+
+def test_a_state_goes_on_from_replay_to_replay(tmp_path):
+    """Of a language model: what a row remembers is written and read by the graph."""
+    losses = {}
+    for mode in ("off", "on"):
+        config = load_config(
+            "language_model_tiny",
+            ["train.steps=24", "train.log_every=2", "train.tensorboard=false", "model.dropout=0",
+             f"train.cuda_graph={mode}"],
+        )  # fmt: skip
+        train(config, tmp_path / mode, device="cuda", evaluator=None)
+        losses[mode] = torch.tensor([row["loss"] for row in rows_of(tmp_path / mode) if "event" not in row])
+    torch.testing.assert_close(losses["on"], losses["off"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_capture_that_fails_leaves_the_stream_and_the_generator_as_they_were():
+    from genlab.trainers.graphs import CudaBackend
+
+    before, x = torch.cuda.current_stream(), torch.ones(64, device="cuda")
+    with pytest.raises(RuntimeError):
+        CudaBackend(torch.device("cuda")).capture(lambda: {"sum": float(torch.nn.functional.dropout(x).sum())})
+    assert torch.cuda.current_stream() == before
+    assert torch.nn.functional.dropout(x).sum().item() > 0
+
+
 def test_what_cannot_be_captured_says_why(tmp_path):
     train(tiny_config("train.steps=3", "train.precision=fp16-mixed"), tmp_path / "run", device="cuda", evaluator=None)
     first, *rest = rows_of(tmp_path / "run")
