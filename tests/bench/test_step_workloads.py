@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 import torch
@@ -59,7 +58,7 @@ def test_channels_last_gives_the_same_loss() -> None:
 
 
 def test_sizes_are_those_of_the_presets() -> None:
-    sizes = {"lenet5_mnist": 61_706, "resnet18_cifar10": 11_173_962, "vit_cifar10": 2_692_042}
+    sizes = {"lenet5_mnist": 61_706, "resnet18_cifar10": 11_173_962, "vit_cifar10": 2_693_578}
     for name, expected in sizes.items():
         (network,) = make_trainer(WORKLOADS[name], small(name)).networks.values()
         assert sum(p.numel() for p in network.parameters()) == expected
@@ -96,31 +95,3 @@ def test_only_pictures_have_an_arm_in_channels_last() -> None:
 
 def test_the_command_line_knows_every_workload() -> None:
     assert set(TRAINED) == set(WORKLOADS) and len(set(NAMES)) == len(NAMES)
-
-
-def test_bench_step_times_a_model_of_text(genlab, tmp_path) -> None:
-    outcome = genlab(
-        "bench", "step", "--config", "gru_characters", "--batch", 2, "--length", 4, "--width", 8, "--threads", 1,
-        "--rounds", 1, "--steps", 1, "--no-compile", "--json", tmp_path / "step.json",
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.err
-    result = json.loads((tmp_path / "step.json").read_text())
-    assert result["arms"][0]["arm"] == LAB and len(result["arms"]) == 3
-    assert all(row["loss_difference"] <= 1e-5 and row["samples_per_second"] > 0 for row in result["arms"])
-    assert (result["settings"]["length"], result["settings"]["width"]) == (4, 8)
-    assert "gru_characters, 4 tokens, width 8" in " ".join(outcome.out.split())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("lenet5_mnist", "--length", 8), "--length: lenet5_mnist has no such size"),
-        (("gru_characters", "--base-channels", 8), "--base-channels: gru_characters has no such size"),
-        (("dcgan-28", "--width", 8), "--width: dcgan-28 has no such size"),
-        (("transformer_characters", "--width", 6), "--width: expected a multiple of the 4 heads, got 6"),
-        (("gru_character",), "did you mean 'gru_characters'"),
-    ],
-)
-def test_sizes_that_a_workload_lacks_are_refused(genlab, arguments: tuple, message: str) -> None:
-    outcome = genlab("bench", "step", "--config", *arguments)
-    assert outcome.code == 2 and message in outcome.err

@@ -227,7 +227,7 @@ def test_names_that_settings_list_are_those_that_a_configuration_takes(genlab) -
         with pytest.raises(ConfigError):
             parse_config({"algorithm": algorithm, **nested(key, "nothing_of_the_kind")}, "test")
     for (key, algorithm), names in found.items():
-        if key.startswith(("train.on_", "optimizer.", "kernels.", "data.resize")):
+        if key.startswith(("train.on_", "optimizer.", "kernels.")):
             for name in names:
                 parse_config({"algorithm": algorithm, **nested(key, name)}, "test")
 
