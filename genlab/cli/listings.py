@@ -109,9 +109,15 @@ def _classifiers() -> Rows:
     rows = []
     for name in CLASSIFIERS.names():
         entry = CLASSIFIERS.get(name)
-        large, small = entry.least
-        rows.append([name, entry.summary, f"{small} px" if small == large else f"{small} px small, {large} px large"])
+        rows.append([name, entry.summary, _least(*entry.least)])
     return ["classifier (model.network)", "what it is", "smallest picture"], rows
+
+
+def _least(large: int, small: int) -> str:
+    """What pictures the two forms of a network need."""
+    if large == small:
+        return "any" if large == 1 else f"{large} px"
+    return f"{small} px small, {large} px large"
 
 
 def _settings() -> Rows:

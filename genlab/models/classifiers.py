@@ -193,7 +193,7 @@ for _size, (_patch, _blocks, _width, *_) in VIT_SIZES.items():
     CLASSIFIERS.register(f"vit_{_size}")(
         ClassifierNetwork(
             partial(_vit, _size),
-            f"Vision Transformer, {_blocks} blocks of width {_width}, patches of {_patch} (Dosovitskiy et al. 2021)",
-            (_patch, _patch),
+            f"ViT, {_blocks} blocks of width {_width} (Dosovitskiy et al. 2021); sides: multiples of {_patch} px or "
+            "model.patch",
         )
     )

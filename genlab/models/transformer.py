@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlab.data.text_base import lengths_to_mask
@@ -38,13 +39,26 @@ class Attention(nn.Module):
         """Keys and values of (N, S, width)."""
         return self._split(self.key(source)), self._split(self.value(source))
 
+    def project_itself(self, source: Tensor) -> tuple[Tensor, Pair]:
+        """Queries, and keys and values, of (N, T, width) that is attended to by itself: one product for the three."""
+        if source.shape[1] == 1:  # a step of decoding, where joining the weights would take longer than the products
+            return self._split(self.query(source)), self.project(source)
+        layers = (self.query, self.key, self.value)
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        query, key, value = map(self._split, F.linear(source, weight, bias).chunk(3, -1))
+        return query, (key, value)
+
     def _split(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, source: Tensor, pair: Pair, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Queries of (N, T, width) to keys and values; `mask` is True where a key takes part."""
+        return self.mix(self._split(self.query(source)), pair, mask, causal)
+
+    def mix(self, query: Tensor, pair: Pair, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """`forward` of queries (N, heads, T, D) that are projected already."""
         drop = self.drop if self.training else 0.0
-        mixed = scaled_dot_product_attention(self._split(self.query(source)), *pair, mask, drop, causal)
+        mixed = scaled_dot_product_attention(query, *pair, mask, drop, causal)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, source: Tensor, pair: Pair, mask: Tensor | None = None) -> Tensor:
@@ -111,12 +125,12 @@ class Block(nn.Module):
         """
         first, last = self.norms[0], self.norms[-1]
         source = first(state) if self.pre_norm else state
-        pair = self.attention.project(source)
+        query, pair = self.attention.project_itself(source)
         if past is not None:
             pair = (torch.cat([past[0], pair[0]], 2), torch.cat([past[1], pair[1]], 2))
         if causal and past is not None:
             mask, causal = _causal_mask(state.shape[1], pair[0].shape[2], state.device), False
-        state = self._add(state, self.attention(source, pair, mask, causal), first)
+        state = self._add(state, self.attention.mix(query, pair, mask, causal), first)
         if self.memory is not None and memory is not None:
             source = self.norms[1](state) if self.pre_norm else state
             if self.keep_weights:

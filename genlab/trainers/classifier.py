@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError, DataError
 from genlab.models.classifiers import build_classifier
 from genlab.nn.dropout import DROPOUTS, anneal
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.sharpness import at_worst_neighbour
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
@@ -127,10 +127,10 @@ class ClassifierTrainer(Trainer):
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, others: Tensor, share: float) -> Tensor:
         smoothing = self.config.classifier.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        loss = cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         if share == 1.0:
             return loss
-        return share * loss + (1 - share) * F.cross_entropy(logits.float(), others, label_smoothing=smoothing)
+        return share * loss + (1 - share) * cross_entropy(logits.float(), others, label_smoothing=smoothing)
 
     def inputs_of(self, images: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the network takes them."""

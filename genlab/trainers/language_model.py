@@ -27,6 +27,7 @@ from genlab.models.language_models import (
     RecurrentLanguageModel,
     State,
 )
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.text_sampling import Sampling, generate_tokens
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
@@ -98,7 +99,7 @@ class LanguageModelTrainer(Trainer):
             for rows, *parts in update.micro_batches(tokens, *state):
                 with self.autocast():
                     logits, left = network(rows[:, :-1], tuple(parts) or None)
-                loss = F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+                loss = cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
                 update.backward(loss)
                 update.record(loss=loss)
                 after.append([part.detach() for part in left])

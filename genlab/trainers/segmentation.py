@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from genlab.errors import ConfigError, DataError
 from genlab.images import to_float
 from genlab.metrics.segmentation import PALETTES, Palette
 from genlab.models.segmentation_unet import SegmentationUnet, check_size
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
 
@@ -102,7 +102,7 @@ class SegmentationTrainer(Trainer):
             for x, y in update.micro_batches(batch["input"], self.palette.labels(batch["target"])):
                 with self.autocast():
                     logits = self.networks["unet"](x)
-                loss = F.cross_entropy(logits.float(), y)
+                loss = cross_entropy(logits.float(), y)
                 update.backward(loss)
                 update.record(loss=loss, pixel_accuracy=(logits.argmax(1) == y).float().mean())
         return update.metrics

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlab.data.text_vocabulary import BEGIN, END, PAD, UNKNOWN, TextCodec
@@ -25,6 +24,7 @@ from genlab.models.recurrent import RecurrentClassifier
 from genlab.models.sentence_cnn import TextCnn, TimeDelayNetwork
 from genlab.models.transformer import TransformerClassifier
 from genlab.models.word_embedding import WordEmbedding
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
 from genlab.trainers.pretrained_bert import load_pretrained
@@ -119,7 +119,7 @@ class SentenceClassifierTrainer(Trainer):
             ):
                 with self.autocast():
                     logits = network(tokens, lengths)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+                loss = cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
                 update.backward(loss)
                 update.record(loss=loss, accuracy=(logits.argmax(1) == labels).float().mean())
         if model.max_norm is not None and isinstance(network, TextCnn):

@@ -21,6 +21,7 @@ from genlab.data.text_vocabulary import BEGIN, END, PAD, TextCodec
 from genlab.errors import UserError
 from genlab.models.beam_search import beam_search, greedy_search
 from genlab.models.seq2seq import RecurrentSeq2Seq, TransformerSeq2Seq
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer, Writing
 from genlab.trainers.seq2seq_config import Seq2SeqConfig, Seq2SeqModelConfig
@@ -77,7 +78,7 @@ class Seq2SeqTrainer(Trainer):
             ):
                 with self.autocast():
                     logits = network(source, lengths, before)
-                loss = F.cross_entropy(
+                loss = cross_entropy(
                     logits.float().flatten(0, 1), target.flatten(), ignore_index=pad, reduction="sum",
                     label_smoothing=self.config.label_smoothing,
                 ) / count  # fmt: skip

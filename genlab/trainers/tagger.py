@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from genlab.data.text_vocabulary import PAD, TextCodec
 from genlab.errors import UserError
 from genlab.models.recurrent import RecurrentTagger
 from genlab.models.word_embedding import WordEmbedding
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.text_config import TextDataConfig
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
@@ -91,7 +91,7 @@ class TaggerTrainer(Trainer):
                 with self.autocast():
                     logits = network(tokens, lengths)
                 flat = logits.float().flatten(0, 1)
-                loss = F.cross_entropy(flat, tags.flatten(), ignore_index=IGNORED, reduction="sum") / count
+                loss = cross_entropy(flat, tags.flatten(), ignore_index=IGNORED, reduction="sum") / count
                 update.backward(loss)
                 update.record(loss=loss, accuracy=(logits.argmax(2) == tags).sum() / count)
         return update.metrics

@@ -186,3 +186,17 @@ def test_a_transformer_writes_on_when_its_places_are_full():
             model("transformer"), torch.zeros(1, 16, dtype=torch.int64), 40, Sampling(), torch.Generator()
         )
     assert made.shape == (1, 40)
+
+
+def test_one_product_gives_the_queries_keys_and_values_that_three_give():
+    torch.manual_seed(0)
+    attention = Attention(8, 2).double()
+    for length in (1, 5):  # a step of decoding takes them one by one
+        source = torch.randn(3, length, 8, dtype=torch.float64, requires_grad=True)
+        query, pair = attention.project_itself(source)
+        torch.testing.assert_close(query, attention._split(attention.query(source)), rtol=1e-12, atol=1e-14)
+        for found, expected in zip(pair, attention.project(source), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+        joined = torch.autograd.grad(attention.mix(query, pair).sum(), [source, attention.key.weight])
+        apart = torch.autograd.grad(attention(source, attention.project(source)).sum(), [source, attention.key.weight])
+        torch.testing.assert_close(joined, apart, rtol=1e-10, atol=1e-12)

@@ -97,22 +97,15 @@ def test_drawn_places_teach_where_to_look_and_expectation_is_soft_attention():
     assert lesson(reinforce=0, expectation=0, entropy=1) > 1e-6
 
 
-LEARNING = [
-    "model.embedding=32", "model.hidden=64", "model.attention_size=32", "optimizer.lr=0.003", "data.batch_size=16",
-    "model.encoder={network: small_cnn, base_channels: 16, stages: 3, dropout: 0.0, grid: 4}", "evaluate.samples=200",
-    "data.captions_per_image=1", "train.schedule.name=cosine", "train.log_every=200", "train.tensorboard=false",
-    "train.checkpoint_every=5000", "train.sample_every=5000",
-]  # fmt: skip
+QUIET = ["train.tensorboard=false", "train.log_every=200", "train.sample_every=5000", "train.checkpoint_every=5000"]
 
 
-@pytest.mark.parametrize(("kind", "steps", "least"), [("soft", 600, 0.8)])
-def test_says_what_is_where_and_looks_at_what_it_names(tmp_path, kind, steps, least):
+def test_says_what_is_where_and_looks_at_what_it_names(tmp_path):
     """Two shapes of 25 kinds in either of two relations: one of 1,200 captions is right by chance.
 
     The word of a shape is looked for in the box of that shape, not in the other's, on pictures that it never saw.
     """
-    config = load_config("captioning_tiny", [*LEARNING, f"model.attention={kind}", f"train.steps={steps}"])
-    config = config.model_copy(update={"doubly_stochastic": 0.0})
+    config = load_config("captioning_shapes", QUIET)
     result = train(config, tmp_path / "run")
     scores = {row["name"]: row["value"] for row in result.last_scores}
     trainer, test = load_bundle(result.last_checkpoint).trainer, data.build(config.data, "test")
@@ -129,8 +122,7 @@ def test_says_what_is_where_and_looks_at_what_it_names(tmp_path, kind, steps, le
             area[which, row] = (right - left) * (bottom - top) / 32**2
             for name, word in enumerate(named):
                 mass[name, which, row] = fine[row, word, top:bottom, left:right].sum()
-    print(scores, mass.mean(2), area.mean(1))
-    assert scores["test_exact_match"] >= least
+    assert scores["test_exact_match"] >= 0.8
     for which in (0, 1):
         own, other = mass[which, which].mean(), mass[which, 1 - which].mean()
         assert own > 1.5 * area[which].mean() and own > 3 * other
