@@ -47,9 +47,7 @@ def test_derived_seeds_differ_by_name_and_stay_the_same_for_ever():
     seeds = {derive_seed(seed, *names) for seed in (0, 1) for names in (("a",), ("b",), ("a", 1), ("a", "b"))}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert torch.equal(
-        torch.rand(4, generator=generator(3, "x")), torch.rand(4, generator=generator(3, "x"))
-    )
+    assert torch.equal(torch.rand(4, generator=generator(3, "x")), torch.rand(4, generator=generator(3, "x")))
 
 
 def test_captured_states_restore_every_generator_even_through_json_and_half_a_gauss_pair():

@@ -30,9 +30,7 @@ class JoinedStream:
         return self
 
     def __next__(self) -> Batch:
-        return {
-            f"{name}_{key}": value for name, stream in self.streams.items() for key, value in next(stream).items()
-        }
+        return {f"{name}_{key}": value for name, stream in self.streams.items() for key, value in next(stream).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Where all streams stand; they move together, so one number says it."""
