@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,11 +42,11 @@ def predict_text(
     """Say which class sentences belong to and how sure the model is, or the tag of each word by a tagger."""
     texts = gather_texts(sentences, file)
     model = open_model(checkpoint, which, weights, device)
-    show = _SHOWN.get(model.trainer.data.kind)
+    show = _shown(type(model.trainer))
     if show is None:
         from genlab.trainers import ALGORITHMS
 
-        able = [name for name in ALGORITHMS.names() if set(_SHOWN) & set(ALGORITHMS.get(name).data_kinds)]
+        able = [name for name in ALGORITHMS.names() if _shown(ALGORITHMS.get(name))]
         raise UserError(
             f"{model.path}: expected a model that classifies sentences or words ({', '.join(able)}), "
             f"got one of {model.config.algorithm}"
@@ -80,7 +81,12 @@ def _print_classes(trainer: Any, texts: list[str], as_json: bool) -> None:
                 print(f"{names[best]}\t{row[best]:.3f}\t{text}")
 
 
-_SHOWN = {"sentences": _print_classes, "tagged": _print_tags}  # by the kind of data that a model learnt from
+def _shown(trainer: type) -> Callable[[Any, list[str], bool], None] | None:
+    """How what a trainer says of texts is printed; None where it says nothing of them."""
+    for kind, method, show in (("sentences", "classify", _print_classes), ("tagged", "tag", _print_tags)):
+        if kind in trainer.data_kinds and hasattr(trainer, method):
+            return show
+    return None
 
 
 def gather_texts(given: list[str] | None, file: Path | None) -> list[str]:

@@ -6,6 +6,7 @@ from torch import nn
 
 from genlab.models.autoencoder import Autoencoder, CodeClassifier, Encoder
 from genlab.models.bert import Bert, BertClassifier, BertPretraining
+from genlab.models.captioning_encoder import ImageEncoder
 from genlab.models.conditional import (
     ConditionalDcganDiscriminator,
     ConditionalDcganGenerator,
@@ -78,5 +79,6 @@ MODELS.register("mobilenet_v2")(MobileNetV2)
 MODELS.register("context")(ContextNet)
 MODELS.register("vision_transformer")(VisionTransformer)
 MODELS.register("recurrent_classifier")(RecurrentClassifier)
+MODELS.register("image_encoder")(ImageEncoder)
 MODELS.register("segmentation_unet")(SegmentationUnet)
 MODELS.register("transformer_classifier")(TransformerClassifier)
