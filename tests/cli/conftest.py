@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -67,6 +68,11 @@ def run_copy(trained: tuple[Path, Outcome], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
+def _heed_interrupts() -> None:
+    """What a shell starts with `&` ignores SIGINT, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start_genlab(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """start_genlab(*words) starts the command in a process of its own; it is ended with the test."""
@@ -77,6 +83,7 @@ def start_genlab(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         process = subprocess.Popen(
             [sys.executable, "-m", "genlab", *map(str, words)],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=_heed_interrupts,
         )  # fmt: skip
         started.append(process)
         return process
