@@ -146,7 +146,7 @@ def _invoke(words: list[str]) -> int:
     command = typer.main.get_command(build_app())
     if "_GENLAB_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(args=words, prog_name="genlab")
-    if words and not {"--help", "--version"} & set(words):
+    if words and words[0] in command.commands and "--help" not in words:
         with signals_held(), contextlib.suppress(ImportError):  # the verb tells what is missing
             import torch  # noqa: F401 - loaded here, where no signal can fall into it
     try:
