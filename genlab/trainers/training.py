@@ -157,6 +157,9 @@ def _plan(config: RunConfig, run_dir: str | Path | None, resume: str | Path | No
         return _Plan(named or default_run_directory(config.algorithm), "create")
     if str(resume) == "auto":
         path = named or latest_run_directory(config.algorithm) or default_run_directory(config.algorithm)
+        if (path / "config.yaml").exists():
+            # Another process there is told now: its checkpoints may be gone by the time they are read.
+            RunDirectory.open(path).close()
         if list_checkpoints(path / "checkpoints"):
             return _Plan(path, "continue", find_checkpoint(path))
         return _Plan(path, "restart" if (path / "config.yaml").exists() else "create")
