@@ -117,7 +117,7 @@ class Judge:
         return None, torch.nn.functional.one_hot((images[:, 0, 0, 0] * 10).round().long(), 10).float()
 
     def describe(self):
-        return {"extractor": "stub", "extractor_hash": "0", "accuracy": 1.0}
+        return {"extractor": "first_pixel", "extractor_hash": "0", "accuracy": 1.0}
 
 
 def test_judge_agreement_is_the_share_of_samples_of_the_asked_class():
