@@ -82,6 +82,28 @@ class Likelihood:
     bounds: dict[int, Tensor]
     mean: Tensor
 
+    @classmethod
+    def room_for(cls, count: int, latent_dim: int, sizes: tuple[int, ...]) -> Likelihood:
+        """Of `count` samples, bounds of `sizes`, values to be written by `write`.
+
+        One block for all: small ones kept from every part of a data set, between large ones that come and go, keep the
+        heap from joining what is free, and the process grows with every part.
+        """
+        per_sample = {"dtype": torch.float64}
+        return cls(
+            torch.empty(count, **per_sample),
+            torch.empty(count, latent_dim, **per_sample),
+            {k: torch.empty(count, **per_sample) for k in sizes},
+            torch.empty(count, latent_dim, **per_sample),
+        )
+
+    def write(self, start: int, part: Likelihood) -> None:
+        """Puts the estimates of some samples at their place, from `start` on."""
+        here = slice(start, start + len(part.reconstruction))
+        self.reconstruction[here], self.kl[here], self.mean[here] = part.reconstruction, part.kl, part.mean
+        for k, bound in part.bounds.items():
+            self.bounds[k][here] = bound
+
     @property
     def elbo(self) -> Tensor:
         """(N,) reconstruction minus KL."""
@@ -133,12 +155,3 @@ def estimate(
     kl = gaussian_kl(mean.double(), log_variance.double()).cpu()
     return Likelihood(reconstruction / draws, kl, bounds, mean.double().cpu())
 
-
-def concatenate(parts: list[Likelihood]) -> Likelihood:
-    """The estimates of several groups of samples as one."""
-    return Likelihood(
-        torch.cat([part.reconstruction for part in parts]),
-        torch.cat([part.kl for part in parts]),
-        {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds},
-        torch.cat([part.mean for part in parts]),
-    )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genlab.data import evenly_spaced
 from genlab.errors import MetricError
-from genlab.likelihood import ACTIVE_VARIANCE, COLLAPSED_KL, Likelihood, concatenate, estimate
+from genlab.likelihood import ACTIVE_VARIANCE, COLLAPSED_KL, Likelihood, estimate
 
 if TYPE_CHECKING:
     from genlab.data import ImageDataset
@@ -51,27 +51,27 @@ def measure_likelihood(
         raise MetricError(f"nll: expected at least 2 images in split {dataset.split!r}, got {total}")
     generator = torch.Generator().manual_seed(seed)
     seen, picked = trainer.binarised(dataset), evenly_spaced(len(dataset), total)
-    batch_size, parts = max(1, rows // draws), []
+    batch_size = max(1, rows // draws)
+    found = Likelihood.room_for(total, trainer.config.model.latent_dim, (bound_draws, draws))
     with trainer.inference():
         for start in range(0, total, batch_size):
             batch = trainer.to_device(seen.fetch(picked[start : start + batch_size]))
             x = trainer.pixels(batch["image"])
             labels = batch["label"] if trainer.label_count else None
             mean, log_variance = trainer.inference_network("encoder")(x, labels)
-            parts.append(
-                estimate(
-                    mean,
-                    log_variance,
-                    lambda z, x=x, labels=labels: _log_likelihood(trainer, x, z, labels),
-                    draws=draws,
-                    groups=(bound_draws,),
-                    rows=rows,
-                    generator=generator,
-                )
+            part = estimate(
+                mean,
+                log_variance,
+                lambda z, x=x, labels=labels: _log_likelihood(trainer, x, z, labels),
+                draws=draws,
+                groups=(bound_draws,),
+                rows=rows,
+                generator=generator,
             )
+            found.write(start, part)
             if progress is not None:
                 progress("likelihood", start + len(x), total)
-    return concatenate(parts)
+    return found
 
 
 def _log_likelihood(trainer: VaeTrainer, x: Tensor, z: Tensor, labels: Tensor | None) -> Tensor:
