@@ -154,4 +154,3 @@ def estimate(
     bounds = {size: importance_bound(weights.reshape(n, draws // size, size)).mean(1) for size in sizes}
     kl = gaussian_kl(mean.double(), log_variance.double()).cpu()
     return Likelihood(reconstruction / draws, kl, bounds, mean.double().cpu())
-
