@@ -282,6 +282,10 @@ class Trainer:
 
         return BatchStream(dataset, self.config.data.batch_size, **settings)
 
+    def notes(self) -> list[str]:
+        """What a user should know of the configuration before the first step: the log of a new run begins with it."""
+        return []
+
     def begin(self) -> None:
         """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
 

@@ -72,6 +72,10 @@ class ClassifierTrainer(Trainer):
     def averaged_networks(self) -> dict[str, EmaConfig]:
         return {"classifier": self.config.ema} if self.config.ema is not None else {}
 
+    def notes(self) -> list[str]:
+        model = self.config.model
+        return [f"model.{name}={getattr(model, name)}: network {model.network} has none" for name in model.unused]
+
     def begin(self) -> None:
         if self.config.model.weights is not None:
             load_weights(self.networks["classifier"], self.config.model.weights, new_head=self.config.model.new_head)
