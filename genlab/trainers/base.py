@@ -320,6 +320,10 @@ class Trainer:
             return {}
         return diversity_signs(fixed_samples(self, len(real)), real)
 
+    def log_lists(self, examples: Callable[[int], Batch]) -> dict[str, list[float]]:
+        """Lists of numbers that a log row has beside its averages and vital signs; `examples` as of `vital_signs`."""
+        return {}
+
     def findings(self, values: dict[str, float]) -> list[Finding]:
         """What is wrong by the numbers of one log interval; the loop tells it once it has lasted.
 

@@ -132,6 +132,13 @@ class Diagnosis:
             signs = {} if self.examples is None else self.trainer.vital_signs(self.examples)
         return {name: float(value) for name, value in (norms | signs).items()}
 
+    def lists(self) -> dict[str, list[float]]:
+        """What `Trainer.log_lists` gives at this step; leaves every generator as it was."""
+        if self.examples is None:
+            return {}
+        with preserved_rng(self.trainer.device):
+            return self.trainer.log_lists(self.examples)
+
     def judge(self, step: int, values: dict[str, float]) -> list[Finding]:
         """Takes in a log interval's numbers; the findings that have just become due.
 

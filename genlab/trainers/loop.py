@@ -143,8 +143,9 @@ class Loop:
     def _log(self) -> dict[str, float]:
         """Writes the row of a log interval: averages, and on rank 0 the vital signs of its last step."""
         averages = self.window.averages(self.distributed)
-        signs = self.diagnosis.measure() if self.run is not None else {}
-        return self.recorder.log_interval({**averages, **signs})
+        if self.run is None:
+            return self.recorder.log_interval(averages)
+        return self.recorder.log_interval({**averages, **self.diagnosis.measure()}, self.diagnosis.lists())
 
     def _rolled_back(self, check_weights: bool) -> bool:
         return rolled_back(self, check_weights)
