@@ -305,6 +305,16 @@ class Trainer:
         """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
         return []
 
+    def check_scores(self, data: EvaluationData) -> None:
+        """Raises UserError where `scores` could not be taken after the training: here, where their split is missing."""
+        if self.scored_split is not None:
+            data.dataset(self.scored_split)
+
+    @property
+    def scored_split(self) -> str | None:
+        """The part of the data set that `scores` reads in any case; None: none."""
+        return None
+
     def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
         """Numbers that a log row has beside the averages of its interval, taken at the interval's last step.
 

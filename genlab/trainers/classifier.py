@@ -84,9 +84,9 @@ class ClassifierTrainer(Trainer):
         from genlab.data.augmentation import AugmentedSamples
         from genlab.data.partition import part_of
 
+        samples = part_of(dataset, self.config.split, "train")
         if self.config.split.has_validation:
             part_of(dataset, self.config.split, "validation")  # a class that it lacks is told before the training
-        samples = part_of(dataset, self.config.split, "train")
         if self.config.augment.does_anything:
             samples = AugmentedSamples(samples, self.config.augment)
         return super().open_stream(samples, **settings)
@@ -204,6 +204,11 @@ class ClassifierTrainer(Trainer):
         """Examples in the order of the class that they are taken for: a mistake stands among others."""
         images = examples(count)["image"]
         return [Picture(images[self.predict(images).argmax(1).argsort(stable=True)])]
+
+    def check_scores(self, data: EvaluationData) -> None:
+        from genlab.classification import part_dataset
+
+        part_dataset(self, "test")
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.classification import part_scores

@@ -209,6 +209,10 @@ class SganTrainer(Trainer):
         with self.inference():
             return network(images.to(self.device)).float()
 
+    @property
+    def scored_split(self) -> str:
+        return "test"
+
     def scores(self, data: EvaluationData) -> list[Score]:
         """Share of the test images that are put into a wrong class."""
         from genlab.data import iterate
