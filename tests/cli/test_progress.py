@@ -72,3 +72,10 @@ def test_a_narrow_terminal_shows_bar_and_time_left_in_full():
     assert "15000/30000" in lines[0] and "50%" in lines[0] and "eta -:--:--" in lines[0]
     assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in lines[0] and "train digits_cnn" in lines[1]
     assert lines[2].rstrip() == "loss_d 1.250  loss_g 0.500  fake_logit -1.000  99 images/s"
+
+
+def test_numbers_that_three_decimals_would_hide_are_shown_by_their_power_of_ten():
+    metrics = {"loss_d": -0.00042, "wasserstein": 0.0099, "accuracy": 0.0, "real_logit": 0.01}
+    assert (
+        progress.describe_metrics(metrics) == "loss_d -4.2e-04  wasserstein 9.9e-03  accuracy 0.000  real_logit 0.010"
+    )
