@@ -12,6 +12,14 @@ from genlab.models.mlp import Maxout
 from genlab.models.normalization import Normalization, unit_normalization
 
 
+class PixelDropout(nn.Dropout):
+    """Dropout of pixels in [-1, 1]: what is left out is black, as it is where black is 0 (Goodfellow et al. 2013)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return super().forward(input + 1) - 1
+
+
 class DenseClassifier(nn.Module):
     """A multilayer perceptron over the pixels, which it sees without their places.
 
@@ -50,7 +58,7 @@ class DenseClassifier(nn.Module):
             raise ValueError(f"maxout: expected normalization none, got {normalization}; choose another activation")
         layers: list[nn.Module] = [nn.Flatten()]
         if input_dropout:
-            layers.append(nn.Dropout(input_dropout))
+            layers.append(PixelDropout(input_dropout))
         widths = [math.prod(image_shape), *hidden]
         for length, width in itertools.pairwise(widths):
             if activation == "maxout":

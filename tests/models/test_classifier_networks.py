@@ -10,7 +10,7 @@ from torchvision import models as torchvision_models
 from genlab.models import MODELS
 from genlab.models.classifiers import CLASSIFIERS, ClassifierModelConfig, build_classifier
 from genlab.models.context_net import ContextModule
-from genlab.models.dense_classifier import DenseClassifier
+from genlab.models.dense_classifier import DenseClassifier, PixelDropout
 from genlab.models.googlenet import GoogLeNet
 from genlab.models.lenet import LeNet5, MaxoutChannels, SmallCnn, convolution_layers
 from genlab.models.mobilenet import MobileNet, MobileNetV2
@@ -197,6 +197,14 @@ def test_maxout_units_are_the_largest_of_their_pieces():
     assert MaxoutChannels(3)(channels).flatten().tolist() == [4, 5, 10, 11]
 
 
+def test_pixels_that_are_left_out_are_black():
+    pixels = torch.full((2000,), 0.5)
+    seen = PixelDropout(0.25).train()(pixels)
+    assert set(seen.tolist()) == {-1.0, 1.0}  # of intensities 0.75 / 0.75
+    assert (seen == -1).float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert torch.equal(PixelDropout(0.25).eval()(pixels), pixels)
+
+
 def test_settings_that_a_network_does_not_have_are_told():
     def unused(**settings) -> list[str]:
         return ClassifierModelConfig(**settings).unused
@@ -258,7 +266,7 @@ def test_every_kind_of_dropout_finds_its_place_and_keeps_the_weights_names(kind)
 
 
 def test_a_network_without_a_place_for_dropout_says_so():
-    with pytest.raises(ValueError, match="the network has no place for 'gaussian'"):
+    with pytest.raises(ValueError, match="expected a network with dropout, .* got one without a place for 'gaussian'"):
         build_classifier((1, 28, 28), 4, ClassifierModelConfig(network="lenet5", dropout_kind="gaussian"))
 
 

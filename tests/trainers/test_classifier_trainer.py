@@ -365,7 +365,7 @@ def test_pictures_that_are_none_are_refused(images, message):
         (["split.folds=3", "split.fold=3"], ConfigError, r"split: fold: expected 0 to 2, got 3"),
         (["data.limit=60"], DataError, "expected samples of every class in the validation part, got none of"),
         (["augment.cutout=9"], ConfigError, r"augment\.cutout: expected at most 8"),
-        (["model.network=lenet5", "data.image_size=28", "model.dropout_kind=spatial"], ConfigError, "no place for"),
+        (["model.network=lenet5", "data.image_size=28", "model.dropout_kind=spatial"], ConfigError, "a place for"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(overrides, kind, message):
