@@ -141,6 +141,7 @@ def kl_picture(kl: Tensor, silent: float) -> Tensor:
     told = int((ordered > silent).sum())
     axes.set_title(f"KL of each latent, {ordered.sum():.3g} nats; {told} of {len(ordered)} above {silent}", fontsize=10)
     axes.set_xlabel("latents, the largest KL first")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("nats")
     return to_float(figure_image(figure))[None]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genlab.config import RunConfig
 from genlab.distributed import Distributed, ShardedNoise
 from genlab.ema import EMA, EmaConfig
-from genlab.errors import ConfigError, UserError
+from genlab.errors import ConfigError, DataError, UserError
 from genlab.nn import ConvChain, synchronize_batch_norm
 from genlab.optim import WeightAverage
 from genlab.optimizers import take_step
@@ -307,8 +307,12 @@ class Trainer:
 
     def check_scores(self, data: EvaluationData) -> None:
         """Raises UserError where `scores` could not be taken after the training: here, where their split is missing."""
-        if self.scored_split is not None:
+        if self.scored_split is None:
+            return
+        try:
             data.dataset(self.scored_split)
+        except DataError as error:
+            raise DataError(f"{error}; to train without scores set evaluate.metrics=[]") from None
 
     @property
     def scored_split(self) -> str | None:

@@ -116,7 +116,7 @@ def test_empty_folder_and_bad_images_are_named(genlab, tmp_path: Path) -> None:
 
 def test_a_split_that_only_the_scores_need_is_missed_before_the_training(genlab, tmp_path: Path) -> None:
     words = ["vae_tiny", "evaluate.likelihood_split=tset", "evaluate.metrics=[own]", "--run-dir", tmp_path / "run"]
-    check(genlab("train", *words), "expected split train, test, all, got 'tset'")
+    check(genlab("train", *words), "expected split train, test, all, got 'tset'", "set evaluate.metrics=[]")
     draws = np.random.default_rng(0)
     for place in ("train/cat", "train/dog", "test/cat"):
         (tmp_path / "data" / place).mkdir(parents=True)
