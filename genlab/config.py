@@ -188,8 +188,8 @@ class EvaluateConfig(Section):
     every: int | None = Field(None, ge=1, description="steps between evaluations; default: only at the end")
     metrics: list[Literal["fid", "is", "kid", "prdc", "modes", "own"]] | None = Field(
         None,
-        description="own: the algorithm's own scores; default: own, with fid and is of samples; fid and kid without "
-        "classes; modes and fid of points; []: no scores",
+        description="own: the algorithm's own scores; default: own, with fid, is and modes of samples; fid and kid "
+        "without classes; modes and fid of points; []: no scores",
     )
     extractor: str = Field(
         "auto", description="inception, classifier, rotation, a classifier's run, or auto (offline default of the set)"

@@ -108,18 +108,24 @@ def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor | Extract
             f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or "
             "'inception', or leave 'is' out"
         )
-    of_classes = extractor.num_classes is not None and extractor.name != "inception"  # whose classes are ImageNet's
-    if "modes" in metrics and not (extractor.of_points or of_classes):
+    if "modes" in metrics and not (extractor.of_points or _names_own_classes(extractor)):
         raise MetricError(
             f"modes: expected points with known modes or a classifier of the data set, got features of {extractor.name}"
         )
 
 
 def default_metrics(extractor: FeatureExtractor | ExtractorFacts) -> list[str]:
-    """What is scored where nobody says: FID and, by what the extractor knows, IS, KID or the modes."""
+    """What is scored where nobody says: FID and, by what the extractor knows, IS, KID, and modes or classes missed."""
     if extractor.of_points:
         return ["modes", "fid"]
-    return ["fid", "kid"] if extractor.num_classes is None else ["fid", "is"]
+    if extractor.num_classes is None:
+        return ["fid", "kid"]
+    return ["fid", "is", "modes"] if _names_own_classes(extractor) else ["fid", "is"]
+
+
+def _names_own_classes(extractor: FeatureExtractor | ExtractorFacts) -> bool:
+    """Whether the classes are the data set's own; Inception's are ImageNet's."""
+    return extractor.num_classes is not None and extractor.name != "inception"
 
 
 def extract(
