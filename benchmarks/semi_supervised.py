@@ -17,7 +17,10 @@ from typing import Any
 
 import torch
 
+from genlab import data
 from genlab.config import load_config
+from genlab.data.budget import label_budget
+from genlab.errors import ConfigError, UserError
 from genlab.trainers import train
 from genlab.trainers.facts import environment_facts
 
@@ -33,6 +36,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-baseline", action="store_true", help="leave the labels-alone column out")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write; renewed after every cell")
     return parser.parse_intermixed_args()
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises UserError where a cell of the table could not be trained, before the first one is."""
+    config = load_config(arguments.config, arguments.overrides)
+    if config.algorithm != "sgan":
+        raise ConfigError(f"{arguments.config}: expected a configuration of algorithm sgan, got {config.algorithm}")
+    if arguments.splits < 1:
+        raise ConfigError(f"--splits: expected at least 1, got {arguments.splits}")
+    dataset = data.build(config.data, config.data.split)
+    classes = data.require_labels(dataset, "algorithm sgan")
+    for labels in arguments.labels:
+        label_budget(dataset.labels.numpy(), classes, labels, 0, "--labels")
 
 
 def cell(arguments: argparse.Namespace, labels: int, split: int, supervised: bool) -> dict[str, Any]:
@@ -69,6 +85,7 @@ def summary(cells: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     arguments = parse_arguments()
+    check(arguments)
     cells: list[dict[str, Any]] = []
     for labels in arguments.labels:
         for split in range(arguments.splits):
@@ -81,4 +98,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

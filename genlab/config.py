@@ -29,6 +29,8 @@ class Section(BaseModel):
 
     Where an algorithm gives a section defaults of its own (a default_factory), a file that sets one key of that section
     keeps the others: `generator_optimizer: {eps: 1e-6}` does not bring another algorithm's learning rate in.
+
+    A section that may be null is also switched on with its defaults by `true` and off by `false`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
@@ -40,6 +42,10 @@ class Section(BaseModel):
             return values
         merged = dict(values)
         for name, field in cls.model_fields.items():
+            if isinstance(values.get(name), bool):
+                leaves = _leaf_types(field.annotation)
+                if type(None) in leaves and any(isinstance(t, type) and issubclass(t, Section) for t in leaves):
+                    merged[name] = {} if values[name] else None
             if isinstance(values.get(name), dict) and field.default_factory is not None:
                 default = field.get_default(call_default_factory=True)
                 if isinstance(default, Section):
@@ -182,8 +188,8 @@ class EvaluateConfig(Section):
     every: int | None = Field(None, ge=1, description="steps between evaluations; default: only at the end")
     metrics: list[Literal["fid", "is", "kid", "prdc", "modes", "own"]] | None = Field(
         None,
-        description="own: the algorithm's own scores; default: own, with fid and is of samples; fid and kid without "
-        "classes; modes and fid of points; []: no scores",
+        description="own: the algorithm's own scores; default: own, with fid, is and modes of samples; fid and kid "
+        "without classes; modes and fid of points; []: no scores",
     )
     extractor: str = Field(
         "auto", description="inception, classifier, rotation, a classifier's run, or auto (offline default of the set)"
@@ -350,6 +356,9 @@ def _describe_fault(section: type[Section], fault: Any) -> str:
         guess = nearest(location[-1], valid)
         hint = f"did you mean {'.'.join([*location[:-1], guess])!r}?" if guess else f"valid: {', '.join(valid)}"
         return f"unknown key {key!r}; {hint}"
+    if fault["type"] in {"model_type", "model_attributes_type"}:
+        inner = _fields_at(section, location)
+        return f"{key}: expected a section, such as {key}.{inner[0] if inner else 'name'}=..., got {fault['input']!r}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ").strip()
     told = message.startswith("expected") or not fault["msg"].startswith("Input")
     expectation = message if told else f"expected {message}"

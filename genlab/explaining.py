@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,17 +19,26 @@ MOST_FILTERS = 64
 MOST_MAPS = 16
 
 
-def first_filters(network: nn.Module, most: int = MOST_FILTERS) -> Tensor:
-    """The first convolution's filters as pictures (K, C, h, w) in [-1, 1], each stretched to its own range.
+def first_filters(network: nn.Module, image_shape: tuple[int, ...], most: int = MOST_FILTERS) -> Tensor:
+    """The first layer's filters as pictures (K, C, h, w) in [-1, 1], each stretched to its own range.
 
-    C is 1 or 3; filters of other numbers of channels are shown by their mean over them.
+    A convolution's kernels; of a network without one, the weights of the first dense layer, a picture for each unit. C
+    is 1 or 3; filters of other numbers of channels are shown by their mean over them.
+
+    Args:
+        network: any classifier.
+        image_shape: (C, H, W) of the pictures that it sees.
+        most: filters shown.
 
     Raises:
-        UserError: a network without a convolution.
+        UserError: a network with neither.
     """
-    weights = next((m.weight for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    first = next((m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))), None)
+    weights = None if first is None else first.weight
+    if weights is not None and weights.dim() == 2:
+        weights = weights.unflatten(1, image_shape) if weights.shape[1] == math.prod(image_shape) else None
     if weights is None:
-        raise UserError("filters: expected a network with a convolution, got none")
+        raise UserError("filters: expected a network whose first layer sees pixels, got none")
     filters = weights.detach().float().cpu()[:most]
     if filters.shape[1] not in (1, 3):
         filters = filters.mean(1, keepdim=True)

@@ -124,6 +124,28 @@ def figure_image(figure: Figure, dpi: int = 100) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
+def kl_picture(kl: Tensor, silent: float) -> Tensor:
+    """The KL of each latent as a bar, the largest first, as one image, (1, 3, H, W) float32 in [-1, 1].
+
+    Args:
+        kl: nats, (d,).
+        silent: below it a latent says nothing; drawn as a line.
+    """
+    from genlab.classification_figures import new_figure
+    from genlab.images import to_float
+
+    ordered = kl.detach().double().cpu().sort(descending=True).values.numpy()
+    figure, axes = new_figure(6.4, 3.2)
+    axes.bar(np.arange(1, len(ordered) + 1), ordered, width=0.8, color="#3b6ea5")
+    axes.axhline(silent, color="#b04a3a", linewidth=1)
+    told = int((ordered > silent).sum())
+    axes.set_title(f"KL of each latent, {ordered.sum():.3g} nats; {told} of {len(ordered)} above {silent}", fontsize=10)
+    axes.set_xlabel("latents, the largest KL first")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel("nats")
+    return to_float(figure_image(figure))[None]
+
+
 def latent_picture(trainer: Trainer, images: Tensor, labels: Tensor | None = None) -> Tensor:
     """`latent_figure` of a trainer's codes as one image, (1, 3, H, W) float32 in [-1, 1], as a run's pictures are."""
     from genlab.images import to_float

@@ -209,3 +209,16 @@ def test_a_folder_of_a_configurations_name_does_not_hide_it(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dcgan_tiny").mkdir()
     assert load_config("dcgan_tiny").algorithm == "dcgan"
+
+
+def test_a_section_that_may_be_null_is_switched_by_true_and_false():
+    on = load_config("dcgan_tiny", ["gan.regularizers.r1=true"])
+    assert on == load_config("dcgan_tiny", ["gan.regularizers.r1={}"])
+    assert on.gan.regularizers.r1.weight == 10
+    off = load_config("wgan_gp_tiny", ["gan.regularizers.gradient_penalty=false"])
+    assert off.gan.regularizers.gradient_penalty is None
+    assert load_config("dcgan_tiny", ["gan.ema=false"]).gan.ema is None
+    with pytest.raises(ConfigError, match=r"regularizers\.r1: expected a section, such as .*r1\.weight=.*, got 3"):
+        load_config("dcgan_tiny", ["gan.regularizers.r1=3"])
+    with pytest.raises(ConfigError, match=r"train: expected a section, such as train\.steps=\.\.\., got True"):
+        load_config("dcgan_tiny", ["train=true"])

@@ -62,14 +62,19 @@ def test_grad_cam_enlarges_the_last_map_that_has_places():
     with pytest.raises(UserError, match="expected a network with a convolution whose map has more than one pixel"):
         vit = VisionTransformer((1, 8, 8), 3, 4, 1, 8, 2, 8)
         explaining.grad_cam(vit, torch.randn(1, 1, 8, 8), torch.tensor([0]))
-    with pytest.raises(UserError, match="expected a network with a convolution, got none"):
-        explaining.first_filters(nn.Linear(3, 3))
+    with pytest.raises(UserError, match="expected a network whose first layer sees pixels, got none"):
+        explaining.first_filters(nn.Linear(3, 3), (1, 16, 16))
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    filters = explaining.first_filters(dense, (3, 2, 2))
+    assert filters.shape == (5, 3, 2, 2)
+    largest = dense[1].weight[2].abs().max().detach()
+    torch.testing.assert_close(filters[2].flatten() * largest, dense[1].weight[2].detach())
 
 
 def test_filters_and_maps_are_the_networks():
     network = SmallCnn((3, 16, 16), 3, 4, stages=2).eval()
     weights = network.features[0].weight
-    filters = explaining.first_filters(network)
+    filters = explaining.first_filters(network, (3, 16, 16))
     assert filters.shape == (4, 3, 3, 3)
     torch.testing.assert_close(filters[1] * weights[1].abs().max().detach(), weights[1].detach())
     image = torch.randn(1, 3, 16, 16)

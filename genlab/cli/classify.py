@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genlab.cli.console import make_console, make_table, progress_reporter
+from genlab.cli.console import make_console, print_wide_table, progress_reporter
 from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
 from genlab.cli.reconstruct import InputArgument, RootOption
 from genlab.errors import UserError
@@ -73,7 +73,7 @@ def predict(
             table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-    _print(rows, inputs, output, model)
+    _print(rows, inputs, output, model, classes)
 
 
 def require_classifier(model: Bundle, verb: str, *, monte_carlo: bool = False) -> tuple[str, ...]:
@@ -148,18 +148,24 @@ def _probabilities(model: Bundle, images: torch.Tensor, passes: int | None) -> d
     return {name: value.cpu() for name, value in uncertainty(model.trainer.predict_samples(images, passes)).items()}
 
 
-def _print(rows: list[dict[str, Any]], inputs: Inputs, output: Path | None, model: Bundle) -> None:
+def _print(
+    rows: list[dict[str, Any]], inputs: Inputs, output: Path | None, model: Bundle, classes: Sequence[str]
+) -> None:
     console = make_console()
     columns = list(rows[0])
-    shown = [[str(row[column]) for column in columns] for row in rows[:SHOWN]]
-    console.print(make_table(None, columns, shown, right=[c for c in columns if not c.startswith("class")]))
+    shown = [[row[column] for column in columns] for row in rows[:SHOWN]]
+    numbers = [c for c in columns if not c.startswith("class")]
+    print_wide_table(console, None, columns, shown, right=numbers, keys=2 if "label" in columns else 1)
     if len(rows) > SHOWN:
         rest = f"{len(rows) - SHOWN:,} more"
         console.print(rest + (f" in {output}" if output else "; -o FILE.csv writes all"), markup=False)
     told = f"{len(rows):,} images of {inputs.source}, step {model.step}"
     if "label" in rows[0]:
-        right = sum(row["label"] == row["class_1"] for row in rows)
-        told += f", {right / len(rows):.2%} right"
+        strangers = sorted({row["label"] for row in rows} - set(classes))
+        if strangers:
+            told += f"; not judged, as the model has no class {strangers[0]}"
+        else:
+            told += f", {sum(row['label'] == row['class_1'] for row in rows) / len(rows):.2%} right"
     print(f"{output}: {told}" if output else told)
 
 

@@ -35,12 +35,17 @@ def make_console() -> Console:
 
 
 def make_table(
-    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> Table:
     """A plain table; cells are text (markup characters in them are shown, not read).
 
     Args:
-        right: names of the columns that hold numbers.
+        right: names of the columns that hold numbers, which are broken last where the terminal is narrow.
+        whole: names of other such columns.
     """
     from rich import box
     from rich.table import Table
@@ -48,10 +53,39 @@ def make_table(
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        unbroken = name in right or name in whole
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=unbroken)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
     return table
+
+
+def print_wide_table(
+    console: Console,
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[str] = (),
+    keys: int = 1,
+) -> None:
+    """Prints a table of many short columns; a terminal too narrow for them gets several tables, one below the other.
+
+    Args:
+        right: names of the columns that hold numbers.
+        keys: so many first columns say what a row is and stand in each of the tables.
+    """
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) + 3 for column in zip(columns, *cells, strict=True)]  # with the gap to the next
+    head, parts = list(range(keys)), [list[int]()]
+    for number in range(keys, len(columns)):
+        if parts[-1] and sum(widths[k] for k in [*head, *parts[-1], number]) > console.width:
+            parts.append([])
+        parts[-1].append(number)
+    for place, part in enumerate(parts):
+        chosen = [*head, *part]
+        picked = [[row[k] for k in chosen] for row in cells]
+        table = make_table(None if place else title, [columns[k] for k in chosen], picked, right=right)
+        console.print(table)
 
 
 def format_score(value: float) -> str:

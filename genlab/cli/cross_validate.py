@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genlab.cli.console import format_score, is_main_process, make_console, make_table
+from genlab.cli.console import format_score, is_main_process, make_console, print_wide_table
 from genlab.cli.devices import choose_device
 from genlab.cli.train import choose_run_directory
 from genlab.errors import UserError
@@ -96,9 +96,8 @@ def print_table(report: dict[str, Any], which: str) -> None:
         told.append(f"{format_score(found['mean'])} ± {found['sd']:.2g}")
     rows.append(["mean ± sd", "", *told])
     console = make_console()
-    console.print(
-        make_table(f"{report['folds']} folds, {which} checkpoints", ["fold", "step", *names], rows, right=names)
-    )
+    title = f"{report['folds']} folds, {which} checkpoints"
+    print_wide_table(console, title, ["fold", "step", *names], rows, right=["step", *names])
     if which == "best":
         console.print("validation scores of best checkpoints are those that they were chosen by", markup=False)
 

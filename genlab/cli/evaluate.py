@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from genlab.cli.console import make_console, make_table, progress_reporter
+from genlab.cli.console import make_console, print_wide_table, progress_reporter
 from genlab.cli.generate import CheckpointArgument, DeviceOption, Weights, WeightsOption, WhichOption, open_model
 from genlab.cli.score_output import (
     InceptionOption,
@@ -188,7 +188,7 @@ def _evaluate_classes(model: Bundle, part: str | None, prevalences: Sequence[str
         return
     columns = ["class", "count", "precision", "recall", "F1", "AUC", "AP", "sensitivity", "specificity", "PPV", "NPV",
                "prevalence"]  # fmt: skip
-    make_console().print(make_table(None, columns, rows, right=columns[1:]))
+    print_wide_table(make_console(), None, columns, rows, right=columns[1:])
     for path in [written, *files]:
         if path is not None:
             print(f"written to {path}")

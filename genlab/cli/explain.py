@@ -110,7 +110,7 @@ def _pictures(model: Bundle, inputs: Inputs, count: int, chosen: int | None, tsn
     classes = trainer.predict(images).argmax(1)
     if chosen is not None:
         classes = torch.full_like(classes, chosen)
-    found = {"filters": make_grid(explaining.first_filters(network), scale=8)}
+    found = {"filters": make_grid(explaining.first_filters(network, tuple(images.shape[1:])), scale=8)}
     gradients = explaining.saliency(network, taken, classes)
     rows = [explaining.heat(gradients / gradients.flatten(1).amax(1)[:, None, None].clamp_min(1e-12))]
     if isinstance(network, VisionTransformer):
@@ -119,7 +119,7 @@ def _pictures(model: Bundle, inputs: Inputs, count: int, chosen: int | None, tsn
             heads = network.attention_maps(taken[:1])[-1][0, :, 0, 1:].unflatten(1, rollout.shape[1:])
         rows.append(explaining.overlaid(images, _to_size(rollout, images)))
         found["attention"] = make_grid(explaining.heat(_to_size(heads, images)), scale=max(1, 64 // images.shape[-1]))
-    else:
+    elif explaining.stages(network):  # dense layers have no maps
         rows.append(explaining.overlaid(images, explaining.grad_cam(network, taken, classes)))
         for place, maps in enumerate(explaining.feature_maps(network, taken[:1]).values()):
             found[f"maps_{place + 1}"] = make_grid(maps, scale=max(1, 64 // maps.shape[-1]))

@@ -59,8 +59,10 @@ def check_data(
     for line in found.lines():
         print(line)
     if not found.ok:
+        count = len(found.errors)
         raise DataError(
-            f"{path}: {len(found.errors)} faults that training would stop at; mend or remove the files listed above"
+            f"{path}: {count} fault{'s' if count > 1 else ''} that training would stop at; mend or remove the files "
+            "listed above"
         )
 
 

@@ -25,6 +25,7 @@ class Listing(str, Enum):
     ops = "ops"
     extractors = "extractors"
     losses = "losses"
+    metrics = "metrics"
     settings = "settings"
 
 
@@ -189,6 +190,20 @@ def _regularizers() -> Rows:
     return ["regulariser (gan.regularizers)", "what it does"], [[name, field.description] for name, field in fields]
 
 
+def _metrics() -> Rows:
+    from genlab.metrics import METRICS
+
+    rows = [[name, metric.summary, ", ".join(metric.names)] for name, metric in METRICS.items()]
+    return ["metric of samples (evaluate.metrics)", "what it is", "its scores"], rows
+
+
+def _own_scores() -> Rows:
+    from genlab.trainers import ALGORITHMS
+
+    found = [(name, ALGORITHMS.get(name).own_score_names) for name in ALGORITHMS.names()]
+    return ["algorithm", "own scores (evaluate.metrics: own)"], [[name, ", ".join(own)] for name, own in found if own]
+
+
 def _summary(entry: object) -> str:
     """First sentence of an entry's docstring."""
     return first_sentence(entry.__doc__ or "")
@@ -208,5 +223,6 @@ LISTINGS: dict[Listing, tuple[Callable[[], Rows], ...]] = {
     Listing.ops: (_ops,),
     Listing.extractors: (_extractors,),
     Listing.losses: (_losses, _regularizers),
+    Listing.metrics: (_metrics, _own_scores),
     Listing.settings: (_settings,),
 }

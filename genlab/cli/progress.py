@@ -139,9 +139,14 @@ def describe_metrics(metrics: dict[str, float]) -> str:
     speeds = [name for name in metrics if name.endswith(PER_SECOND)]
     shown = (name for name in metrics if name not in {*_NOT_SHOWN, *speeds} and not name.startswith("grad_norm"))
     names = sorted(shown, key=lambda name: not name.startswith("loss"))
-    parts = [f"{name} {metrics[name]:.3f}" for name in names]
+    parts = [f"{name} {_number(metrics[name])}" for name in names]
     parts += [f"{metrics[name]:,.0f} {name.removesuffix(PER_SECOND)}/s" for name in speeds]
     return "  ".join(parts)
+
+
+def _number(value: float) -> str:
+    """Three decimals; of a number that they would not show, two digits and its power of ten."""
+    return f"{value:.1e}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def describe_training(trainer: Trainer, run_path: Path) -> list[str]:

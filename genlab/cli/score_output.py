@@ -46,7 +46,9 @@ def print_scores(scores: Sequence[Any], as_json: bool) -> None:
     rows = score_table(scores)
     console = make_console()
     columns = ["score", "value", "better", "extractor", "real", "fake"]
-    console.print(make_table(None, columns, [[row[c] for c in columns] for row in rows], right=["value"]))
+    console.print(
+        make_table(None, columns, [[row[c] for c in columns] for row in rows], right=["value"], whole=["score"])
+    )
     for line in protocol_lines(scores):
         console.print(line, style="dim", markup=False, soft_wrap=True)
 

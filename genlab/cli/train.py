@@ -107,7 +107,7 @@ def print_result(result: TrainResult, report: Path | None) -> None:
         columns, rows = ["score", "best", "at step", "last", "better", "protocol"], score_rows(result)
         below = [] if console.width >= WIDE else [f"{row[0]}: {row.pop()}" for row in rows]
         shown = columns if console.width >= WIDE else columns[:-1]
-        console.print(make_table(None, shown, rows, right=["best", "at step", "last"]))
+        console.print(make_table(None, shown, rows, right=["best", "at step", "last"], whole=["score"]))
         for line in below:
             console.print(line, markup=False, soft_wrap=True)
     places = [

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from genlab.metrics.api import describe, evaluate_generator, fid, inception_score, resolve_for, save_statistics
-from genlab.metrics.evaluate import METRICS, check_metrics, check_suitable, default_metrics, evaluate
+from genlab.metrics.evaluate import check_metrics, check_suitable, default_metrics, evaluate
 from genlab.metrics.extractors import EXTRACTORS, FeatureExtractor, resolve
 from genlab.metrics.frechet import frechet_distance
 from genlab.metrics.inception_score import InceptionScore
@@ -17,7 +17,7 @@ from genlab.metrics.points import mode_coverage
 from genlab.metrics.prdc import prdc
 from genlab.metrics.reservoir import Reservoir
 from genlab.metrics.score import Score, score_table
-from genlab.metrics.scorers import Protocol
+from genlab.metrics.scorers import METRICS, Metric, Protocol
 from genlab.metrics.sources import DatasetSource, GeneratorSource, ImageSource, IterableSource, StatisticsSource
 from genlab.metrics.statistics import FeatureStatistics
 from genlab.metrics.stored import FileSource
@@ -25,6 +25,7 @@ from genlab.metrics.stored import FileSource
 __all__ = [
     "EXTRACTORS",
     "METRICS",
+    "Metric",
     "DatasetSource",
     "FeatureExtractor",
     "FeatureStatistics",

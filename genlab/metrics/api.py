@@ -11,11 +11,11 @@ import torch
 
 from genlab.config import DataConfig
 from genlab.errors import DataError, MetricError
-from genlab.metrics.evaluate import METRICS, default_metrics, evaluate, extract
+from genlab.metrics.evaluate import default_metrics, evaluate, extract
 from genlab.metrics.extractors import EXTRACTORS, FeatureExtractor, resolve
 from genlab.metrics.opening import as_source, open_source
 from genlab.metrics.score import Score
-from genlab.metrics.scorers import Protocol
+from genlab.metrics.scorers import METRICS, Protocol
 from genlab.metrics.sources import GeneratorSource, StatisticsSource
 from genlab.outputs import check_place
 
@@ -195,12 +195,5 @@ def evaluate_generator(
 
 def describe() -> list[dict[str, str]]:
     """Rows for a listing: kind, name and summary of every metric and extractor."""
-    summaries = {
-        "fid": "Frechet distance of features; 'fid' with Inception, 'frechet[<extractor>]' otherwise; lower is better",
-        "is": "Inception Score, mean and deviation over 10 splits; needs class logits; higher is better",
-        "kid": "kernel distance (unbiased cubic MMD), mean and deviation over 100 subsets; lower is better",
-        "modes": "modes of points covered, share of high-quality points; or classes covered, KL of their histogram",
-        "prdc": "precision, recall, density, coverage of 5-nearest-neighbour balls; higher is better",
-    }
-    rows = [{"kind": "metric", "name": name, "summary": summaries[name]} for name in METRICS]
+    rows = [{"kind": "metric", "name": name, "summary": metric.summary} for name, metric in METRICS.items()]
     return rows + [{"kind": "extractor", "name": name, "summary": text} for name, text in EXTRACTORS.items()]

@@ -16,16 +16,14 @@ from genlab.metrics.inception_score import InceptionScore
 from genlab.metrics.opening import as_source
 from genlab.metrics.reservoir import Reservoir
 from genlab.metrics.score import Score
-from genlab.metrics.scorers import SCORERS, Features, Protocol
+from genlab.metrics.scorers import METRICS, Features, Protocol
 from genlab.metrics.sources import AnySource, StatisticsSource
 from genlab.metrics.statistics import FeatureStatistics, check_comparable, load_arrays, save_arrays
 from genlab.paths import cache_dir
 from genlab.registry import nearest
 
-METRICS = ("fid", "is", "kid", "prdc", "modes")
 # Names under which a metric is also known.
 ALIASES = {"frechet": "fid", "inception_score": "is"}
-_NEED_SAMPLE = {"kid", "prdc"}
 Progress = Callable[[str, int, "int | None"], None]
 
 
@@ -85,7 +83,7 @@ def evaluate(
     protocol = protocol or Protocol()
     metrics = check_metrics(metrics)
     check_suitable(metrics, extractor)
-    compared = [metric for metric in metrics if metric not in ("is", "modes")]
+    compared = [metric for metric in metrics if METRICS[metric].compares]
     if compared and real is None:
         raise MetricError(f"{compared[0]}: expected real images to compare with, got none")
     # The real side comes first, so that an unusable reference is known before a model is sampled.
@@ -95,7 +93,7 @@ def evaluate(
     fake_features = extract(as_source(fake), extractor, metrics, "fake", batch_size, protocol, progress)
     scores: list[Score] = []
     for metric in metrics:
-        scores.extend(SCORERS[metric](real_features, fake_features, extractor, protocol))
+        scores.extend(METRICS[metric].score(real_features, fake_features, extractor, protocol))
     return scores
 
 
@@ -110,18 +108,24 @@ def check_suitable(metrics: Sequence[str], extractor: FeatureExtractor | Extract
             f"is: expected an extractor whose logits name classes, got {extractor.name}; use 'classifier' or "
             "'inception', or leave 'is' out"
         )
-    of_classes = extractor.num_classes is not None and extractor.name != "inception"  # whose classes are ImageNet's
-    if "modes" in metrics and not (extractor.of_points or of_classes):
+    if "modes" in metrics and not (extractor.of_points or _names_own_classes(extractor)):
         raise MetricError(
             f"modes: expected points with known modes or a classifier of the data set, got features of {extractor.name}"
         )
 
 
 def default_metrics(extractor: FeatureExtractor | ExtractorFacts) -> list[str]:
-    """What is scored where nobody says: FID and, by what the extractor knows, IS, KID or the modes."""
+    """What is scored where nobody says: FID and, by what the extractor knows, IS, KID, and modes or classes missed."""
     if extractor.of_points:
         return ["modes", "fid"]
-    return ["fid", "kid"] if extractor.num_classes is None else ["fid", "is"]
+    if extractor.num_classes is None:
+        return ["fid", "kid"]
+    return ["fid", "is", "modes"] if _names_own_classes(extractor) else ["fid", "is"]
+
+
+def _names_own_classes(extractor: FeatureExtractor | ExtractorFacts) -> bool:
+    """Whether the classes are the data set's own; Inception's are ImageNet's."""
+    return extractor.num_classes is not None and extractor.name != "inception"
 
 
 def extract(
@@ -144,7 +148,7 @@ def extract(
     statistics = FeatureStatistics(extractor.dim, extractor=extractor.name, hash=extractor.hash)
     if "fid" in metrics and total is not None:
         FeatureStatistics.require_full_rank(_announced(statistics, total), what)
-    needs_sample = bool(_NEED_SAMPLE & set(metrics)) or ("modes" in metrics and extractor.of_points)
+    needs_sample = _keep_features(metrics) or ("modes" in metrics and extractor.of_points)
     sample = Reservoir(protocol.reservoir, extractor.dim, protocol.seed) if needs_sample else None
     inception_score = None
     if "is" in metrics:
@@ -176,6 +180,11 @@ def extract(
     kept = None if sample is None else sample.features()
     used = statistics if "fid" in metrics else None
     return Features(source.describe(), seen, used, kept, inception_score, class_counts)
+
+
+def _keep_features(metrics: Sequence[str]) -> bool:
+    """Whether one of the metrics looks at single features."""
+    return any(METRICS[metric].keeps_features for metric in metrics)
 
 
 def _announced(statistics: FeatureStatistics, total: int) -> FeatureStatistics:
@@ -215,7 +224,7 @@ def _real_features(
     """As `extract`, with statistics and sampled features kept in the cache directory."""
     if isinstance(source, StatisticsSource) or not cache or source.fingerprint is None:
         return extract(source, extractor, metrics, "real", batch_size, protocol, progress)
-    wants_statistics, wants_sample = "fid" in metrics, bool(_NEED_SAMPLE & set(metrics))
+    wants_statistics, wants_sample = "fid" in metrics, _keep_features(metrics)
     statistics_path = _cache_path("statistics", source.fingerprint, extractor, {"limit": protocol.limit})
     sample_path = _cache_path(
         "sample", source.fingerprint, extractor,

@@ -10,29 +10,7 @@ from genlab.config import DataConfig, EvaluateConfig
 from genlab.errors import MetricError
 from genlab.metrics.evaluate import check_metrics, check_suitable, default_metrics
 from genlab.metrics.extractors import announce
-from genlab.metrics.scorers import Protocol
-
-# Names that the scores of each metric begin with; a Frechet distance may be asked for as "fid".
-SCORES_OF = {
-    "fid": ("fid", "frechet"),
-    "is": ("is",),
-    "kid": ("kid",),
-    "prdc": ("precision", "recall", "density", "coverage"),
-    "modes": ("modes", "high_quality", "balance", "class_kl"),
-}
-
-
-def fewest_images(metric: str, dim: int) -> tuple[int, int]:
-    """How many (real, generated) images a metric of `dim` features needs at least."""
-    protocol = Protocol()
-    needed = {
-        "fid": (dim + 1, dim + 1),  # a covariance of full rank
-        "is": (0, protocol.is_splits),
-        "kid": (2, 2),
-        "prdc": (protocol.prdc_k + 1, protocol.prdc_k + 1),
-        "modes": (0, 1),
-    }
-    return needed[metric]
+from genlab.metrics.scorers import METRICS
 
 
 def check_evaluation(
@@ -63,7 +41,7 @@ def check_evaluation(
     if of_samples is None and settings.metrics is not None:
         of_samples = [metric for metric in settings.metrics if metric != "own"]
     metrics = [] if of_samples == [] else _check_metrics_of_samples(data, settings, of_samples, device)
-    names = [name for metric in metrics for name in SCORES_OF[metric]] + list(own_names)
+    names = [name for metric in metrics for name in METRICS[metric].names] + list(own_names)
     selected = settings.select
     if selected is not None and selected not in names and selected.split("[")[0] not in names:
         raise MetricError(f"evaluate.select: expected one of {', '.join(names)}, got {selected!r}")
@@ -83,7 +61,7 @@ def _check_metrics_of_samples(
         raise MetricError(f"evaluate.metrics: {error}") from None
     real_count = len(build(data, settings.real_split))
     for metric in metrics:
-        real, fake = fewest_images(metric, extractor.dim)
+        real, fake = METRICS[metric].fewest(extractor.dim)
         for key, least, count in (
             (f"evaluate.real_split={settings.real_split}", real, real_count),
             ("evaluate.samples", fake, settings.samples),

@@ -1,8 +1,9 @@
-"""From the features of two sides to scores: one function per metric."""
+"""From the features of two sides to scores: one function per metric, and the table of them all."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,10 +135,60 @@ def _score_classes(fake: Features, extractor: FeatureExtractor, protocol: Protoc
     ]
 
 
-SCORERS = {
-    "fid": _score_frechet,
-    "is": _score_inception,
-    "kid": _score_kid,
-    "prdc": _score_prdc,
-    "modes": _score_modes,
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric of samples: what it needs, how it is taken and what its scores are called.
+
+    Attributes:
+        score: (real features, or None where it does not compare; generated ones; extractor; protocol) -> scores.
+        summary: for listings.
+        names: what the names of its scores begin with; `evaluate.select` may name one.
+        fewest: length of the features -> least numbers of (real, generated) images.
+        compares: whether it needs real images.
+        keeps_features: whether it looks at single features, of which a seeded sample is kept (`Features.sample`).
+    """
+
+    score: Callable[[Any, Features, FeatureExtractor, Protocol], list[Score]]
+    summary: str
+    names: tuple[str, ...]
+    fewest: Callable[[int], tuple[int, int]]
+    compares: bool = True
+    keeps_features: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "fid": Metric(
+        _score_frechet,
+        "Frechet distance of features; 'fid' with Inception, 'frechet[<extractor>]' otherwise; lower is better",
+        ("fid", "frechet"),
+        lambda dim: (dim + 1, dim + 1),  # a covariance of full rank
+    ),
+    "is": Metric(
+        _score_inception,
+        "Inception Score, mean and deviation over 10 splits; needs class logits; higher is better",
+        ("is",),
+        lambda dim: (0, Protocol().is_splits),
+        compares=False,
+    ),
+    "kid": Metric(
+        _score_kid,
+        "kernel distance (unbiased cubic MMD), mean and deviation over 100 subsets; lower is better",
+        ("kid",),
+        lambda dim: (2, 2),
+        keeps_features=True,
+    ),
+    "prdc": Metric(
+        _score_prdc,
+        "precision, recall, density, coverage of 5-nearest-neighbour balls; higher is better",
+        ("precision", "recall", "density", "coverage"),
+        lambda dim: (Protocol().prdc_k + 1, Protocol().prdc_k + 1),
+        keeps_features=True,
+    ),
+    "modes": Metric(
+        _score_modes,
+        "modes of points covered, share of high-quality points; or classes covered, KL of their histogram",
+        ("modes", "high_quality", "balance", "class_kl"),
+        lambda dim: (0, 1),
+        compares=False,
+    ),
 }

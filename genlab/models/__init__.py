@@ -17,6 +17,7 @@ from genlab.models.conditional import (
 from genlab.models.context_net import ContextNet
 from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
+from genlab.models.dense_classifier import DenseClassifier
 from genlab.models.googlenet import GoogLeNet
 from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
 from genlab.models.lenet import LeNet5, SmallCnn
@@ -70,6 +71,7 @@ MODELS.register("sgan_conv_generator")(SganConvGenerator)
 MODELS.register("sgan_discriminator")(SganDiscriminator)
 MODELS.register("lenet5")(LeNet5)
 MODELS.register("small_cnn")(SmallCnn)
+MODELS.register("dense_classifier")(DenseClassifier)
 MODELS.register("alexnet")(AlexNet)
 MODELS.register("vgg")(Vgg)
 MODELS.register("googlenet")(GoogLeNet)

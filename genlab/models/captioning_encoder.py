@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genlab.models.classifiers import ClassifierModelConfig, build_classifier
+from genlab.models.dense_classifier import DenseClassifier
 from genlab.models.googlenet import INCEPTIONS, GoogLeNet
 from genlab.models.resnet import ResNet
 from genlab.models.vit import VisionTransformer
@@ -32,7 +33,13 @@ class PatchTokens(nn.Module):
 
 
 def map_layers(network: nn.Module) -> list[nn.Module]:
-    """What a classifier is made of before its head: modules that pass a map on, in order."""
+    """What a classifier is made of before its head: modules that pass a map on, in order.
+
+    Raises:
+        ValueError: a network of dense layers, which has no places to attend to.
+    """
+    if isinstance(network, DenseClassifier):
+        raise ValueError("expected a network of convolutions or patches, whose places can be attended to, got mlp")
     if isinstance(network, VisionTransformer):
         return [PatchTokens(network)]
     if isinstance(network, ResNet):

@@ -12,9 +12,12 @@ from torch import nn
 
 from genlab.config import Section
 from genlab.models.context_net import ContextNet
+from genlab.models.dense_classifier import DenseClassifier
 from genlab.models.googlenet import GoogLeNet
 from genlab.models.lenet import Convolution, LeNet5, SmallCnn
+from genlab.models.mlp import HiddenActivation, Width
 from genlab.models.mobilenet import MobileNet, MobileNetV2
+from genlab.models.normalization import Normalization
 from genlab.models.resnet import ResNet
 from genlab.models.vgg import AlexNet, Vgg
 from genlab.models.vit import VIT_SIZES, VisionTransformer
@@ -37,6 +40,10 @@ class ClassifierModelConfig(Section):
         None, ge=1, le=1024, description="of the first stage (small_cnn, resnet, context)"
     )
     stages: int = Field(3, ge=1, le=6, description="halvings of small_cnn")
+    hidden: list[Width] = Field(default_factory=lambda: [800, 800], max_length=16, description="layers of mlp")
+    activation: HiddenActivation = Field("relu", description="of mlp and small_cnn")
+    pieces: int | None = Field(None, ge=1, le=64, description="of a maxout unit; null: 5 in mlp, 2 in small_cnn")
+    normalization: Normalization | None = Field(None, description="of mlp (null: none) and small_cnn (null: batch)")
     convolution: Convolution = Field("plain", description="of small_cnn: plain, factorized or separable")
     width: float = Field(1.0, gt=0, le=4, description="factor on the channels of mobilenet")
     batch_norm: bool = Field(False, description="behind each convolution of vgg")
@@ -45,12 +52,13 @@ class ClassifierModelConfig(Section):
     depth: int | None = Field(None, ge=1, le=64, description="blocks of vit; null: its size's own")
     auxiliary: bool = Field(False, description="googlenet's two heads in the middle")
     dropout: float | None = Field(None, ge=0, lt=1, description="probability; null: the paper's")
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="share of the pixels that mlp leaves out")
     dropout_kind: Literal["dropout", "spatial", "gaussian", "annealed", "drop_connect", "max_pool"] | None = Field(
         None, description="another kind in its place; null: the network's own"
     )
-    init: Literal["own", "lecun", "xavier", "he", "zero", "constant"] = Field(
-        "own", description="initial weights; own: the network's, zero and constant to show why not"
-    )
+    init: Literal[
+        "own", "lecun", "xavier", "he", "lecun_uniform", "xavier_uniform", "he_uniform", "zero", "constant"
+    ] = Field("own", description="initial weights; own: the network's, zero and constant to show why not")
 
     @field_validator("network")
     @classmethod
@@ -61,6 +69,17 @@ class ClassifierModelConfig(Section):
             raise ValueError(f"expected one of {', '.join(CLASSIFIERS.names())}{hint}")
         return value
 
+    @property
+    def unused(self) -> list[str]:
+        """Settings that are not at their defaults and that this network does not have."""
+        used = CLASSIFIERS.get(self.network).settings
+        fields = ClassifierModelConfig.model_fields
+        return [
+            name
+            for name in _SIZES
+            if name not in used and getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        ]
+
 
 @dataclass(frozen=True)
 class ClassifierNetwork:
@@ -70,11 +89,13 @@ class ClassifierNetwork:
         build: (shape of a picture, number of classes, whether small, the config) -> network to logits.
         summary: what it is, for `genlab list classifiers`.
         least: pixels of the shorter side that its large and its small form need.
+        settings: those of `ClassifierModelConfig` that it has; the others say nothing to it.
     """
 
     build: Callable[[Shape, int, bool, Any], nn.Module]
     summary: str
     least: tuple[int, int] = (1, 1)
+    settings: tuple[str, ...] = ()
 
 
 def build_classifier(shape: Shape, num_classes: int, model: ClassifierModelConfig) -> nn.Module:
@@ -106,8 +127,19 @@ def _given(**settings: Any) -> dict[str, Any]:
 
 
 def _small_cnn(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
-    sizes = _given(base_channels=model.base_channels, dropout=model.dropout)
-    return SmallCnn(shape, classes, stages=model.stages, convolution=model.convolution, **sizes)
+    sizes = _given(
+        base_channels=model.base_channels, dropout=model.dropout, normalization=model.normalization, pieces=model.pieces
+    )
+    return SmallCnn(
+        shape, classes, stages=model.stages, convolution=model.convolution, activation=model.activation, **sizes
+    )
+
+
+def _mlp(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
+    sizes = _given(dropout=model.dropout, normalization=model.normalization, pieces=model.pieces)
+    return DenseClassifier(
+        shape, classes, model.hidden, activation=model.activation, input_dropout=model.input_dropout, **sizes
+    )
 
 
 def _lenet(shape: Shape, classes: int, small: bool, model: ClassifierModelConfig) -> nn.Module:
@@ -152,48 +184,62 @@ def _vit(size: str, shape: Shape, classes: int, small: bool, model: ClassifierMo
     )
 
 
+_SIZES = (
+    "form", "base_channels", "stages", "hidden", "activation", "pieces", "normalization", "convolution", "width",
+    "batch_norm", "squeeze", "patch", "depth", "auxiliary", "dropout", "input_dropout",
+)  # fmt: skip
 CLASSIFIERS: Registry[ClassifierNetwork] = Registry("network")
-CLASSIFIERS.register("lenet5")(ClassifierNetwork(_lenet, "LeNet-5 (LeCun et al. 1998)", (28, 28)))
-CLASSIFIERS.register("small_cnn")(
-    ClassifierNetwork(_small_cnn, "3x3 convolutions with batch normalisation; plain, factorised or separable", (4, 4))
-)
-CLASSIFIERS.register("alexnet")(
-    ClassifierNetwork(_alexnet, "AlexNet (Krizhevsky et al. 2012)", (AlexNet.LEAST_SIDE, AlexNet.LEAST_SMALL_SIDE))
-)
+
+
+def _register(name: str, build: Any, summary: str, least: tuple[int, int] = (1, 1), *settings: str) -> None:
+    CLASSIFIERS.register(name)(ClassifierNetwork(build, summary, least, settings))
+
+
+_register(
+    "mlp", _mlp, "dense layers with any activation; maxout: Goodfellow et al. 2013", (1, 1),
+    "hidden", "activation", "pieces", "normalization", "dropout", "input_dropout",
+)  # fmt: skip
+_register("lenet5", _lenet, "LeNet-5 (LeCun et al. 1998)", (28, 28))
+_register(
+    "small_cnn", _small_cnn, "3x3 convolutions with any normalisation; plain, factorised or separable", (4, 4),
+    "base_channels", "stages", "convolution", "activation", "pieces", "normalization", "dropout",
+)  # fmt: skip
+_register(
+    "alexnet", _alexnet, "AlexNet (Krizhevsky et al. 2012)", (AlexNet.LEAST_SIDE, AlexNet.LEAST_SMALL_SIDE),
+    "form", "dropout",
+)  # fmt: skip
 for _depth in (11, 13, 16, 19):
-    CLASSIFIERS.register(f"vgg{_depth}")(
-        ClassifierNetwork(partial(_vgg, _depth), f"VGG-{_depth} (Simonyan and Zisserman 2015)", (Vgg.LEAST_SIDE,) * 2)
-    )
-CLASSIFIERS.register("googlenet")(
-    ClassifierNetwork(_googlenet, "GoogLeNet, Inception modules (Szegedy et al. 2015)", (GoogLeNet.LEAST_SIDE, 1))
-)
+    _register(
+        f"vgg{_depth}", partial(_vgg, _depth), f"VGG-{_depth} (Simonyan and Zisserman 2015)", (Vgg.LEAST_SIDE,) * 2,
+        "form", "batch_norm", "dropout",
+    )  # fmt: skip
+_register(
+    "googlenet", _googlenet, "GoogLeNet, Inception modules (Szegedy et al. 2015)", (GoogLeNet.LEAST_SIDE, 1),
+    "form", "auxiliary", "dropout",
+)  # fmt: skip
+_OF_RESNET = ("form", "base_channels", "squeeze")
 for _depth in (18, 34, 50, 101, 152):
-    CLASSIFIERS.register(f"resnet{_depth}")(
-        ClassifierNetwork(
-            partial(_resnet, _depth, 1, 64), f"ResNet-{_depth} (He et al. 2016); model.squeeze: SENet (Hu et al. 2018)"
-        )
-    )
+    _register(
+        f"resnet{_depth}", partial(_resnet, _depth, 1, 64),
+        f"ResNet-{_depth} (He et al. 2016); model.squeeze: SENet (Hu et al. 2018)", (1, 1), *_OF_RESNET,
+    )  # fmt: skip
 for _depth, _group_width in ((50, 4), (101, 8)):
-    CLASSIFIERS.register(f"resnext{_depth}_32x{_group_width}d")(
-        ClassifierNetwork(
-            partial(_resnet, _depth, 32, _group_width),
-            f"ResNeXt-{_depth}, 32 groups of {_group_width} channels (Xie et al. 2017)",
-        )
-    )
-CLASSIFIERS.register("mobilenet")(
-    ClassifierNetwork(partial(_mobilenet, MobileNet), "MobileNet, depthwise separable (Howard et al. 2017)")
-)
-CLASSIFIERS.register("mobilenet_v2")(
-    ClassifierNetwork(partial(_mobilenet, MobileNetV2), "MobileNetV2, inverted residuals (Sandler et al. 2018)")
-)
-CLASSIFIERS.register("context")(
-    ClassifierNetwork(_context, "dilated convolutions that see ever wider (Yu and Koltun 2016)", (4, 4))
-)
+    _register(
+        f"resnext{_depth}_32x{_group_width}d", partial(_resnet, _depth, 32, _group_width),
+        f"ResNeXt-{_depth}, 32 groups of {_group_width} channels (Xie et al. 2017)", (1, 1), *_OF_RESNET,
+    )  # fmt: skip
+for _name, _kind, _summary in (
+    ("mobilenet", MobileNet, "MobileNet, depthwise separable (Howard et al. 2017)"),
+    ("mobilenet_v2", MobileNetV2, "MobileNetV2, inverted residuals (Sandler et al. 2018)"),
+):
+    _register(_name, partial(_mobilenet, _kind), _summary, (1, 1), "form", "width", "dropout")
+_register(
+    "context", _context, "dilated convolutions that see ever wider (Yu and Koltun 2016)", (4, 4),
+    "base_channels", "dropout",
+)  # fmt: skip
 for _size, (_patch, _blocks, _width, *_) in VIT_SIZES.items():
-    CLASSIFIERS.register(f"vit_{_size}")(
-        ClassifierNetwork(
-            partial(_vit, _size),
-            f"ViT, {_blocks} blocks of width {_width} (Dosovitskiy et al. 2021); sides: multiples of {_patch} px or "
-            "model.patch",
-        )
-    )
+    _register(
+        f"vit_{_size}", partial(_vit, _size),
+        f"ViT, {_blocks} blocks of width {_width} (Dosovitskiy et al. 2021); sides: multiples of {_patch} px or "
+        "model.patch", (1, 1), "patch", "depth", "dropout",
+    )  # fmt: skip

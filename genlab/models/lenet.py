@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from genlab.nn import BatchNormAct2d, Conv2d
+from genlab.models.normalization import Normalization, map_normalization
+from genlab.nn import Conv2d
 
 Convolution = Literal["plain", "factorized", "separable"]
 
@@ -50,36 +51,76 @@ class LeNet5(nn.Module):
         return self.classifier(self.features(images))
 
 
-def convolution_layers(c_in: int, c_out: int, kind: Convolution, stride: int = 1) -> list[nn.Module]:
-    """A 3x3 convolution with normalisation and ReLU, whole or in factors.
+class MaxoutChannels(nn.Module):
+    """The largest of each `pieces` neighbouring channels (Goodfellow et al. 2013, section 3: across channels).
+
+    Args:
+        pieces: k, at least 1.
+    """
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C * pieces, H, W) to (N, C, H, W)."""
+        return maps.unflatten(1, (-1, self.pieces)).amax(dim=2)
+
+    def extra_repr(self) -> str:
+        return f"pieces={self.pieces}"
+
+
+def convolution_layers(
+    c_in: int,
+    c_out: int,
+    kind: Convolution,
+    stride: int = 1,
+    *,
+    normalization: Normalization = "batch",
+    activation: str = "relu",
+    pieces: int = 2,
+) -> list[nn.Module]:
+    """A 3x3 convolution with normalisation and activation, whole or in factors.
 
     Args:
         c_in, c_out: channels.
         kind: "plain": 3x3; "factorized": 1x3, then 3x1, two thirds of the products (Szegedy et al. 2016, section 3.2);
             "separable": 3x3 in each channel, then 1x1 across them, about a ninth (Howard et al. 2017, section 3.1).
         stride: of the whole.
+        normalization: before each activation, see `map_normalization`.
+        activation: of the lab, or "maxout": the last convolution makes `pieces` maps for each channel, whose largest
+            value goes on; between factors there is then none.
+        pieces: of maxout.
     """
+    maxout = activation == "maxout"
+    bias = normalization == "none"
+    wide = c_out * pieces if maxout else c_out
+
+    def between(channels: int) -> list[nn.Module]:
+        return map_normalization(normalization, channels, None if maxout else activation)
+
     if kind == "plain":
-        layers = [Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)]
+        layers: list[nn.Module] = [Conv2d(c_in, wide, 3, stride, padding=1, bias=bias)]
     elif kind == "factorized":
         layers = [
-            Conv2d(c_in, c_out, (1, 3), (1, stride), padding=(0, 1), bias=False),
-            BatchNormAct2d(c_out, activation="relu"),
-            Conv2d(c_out, c_out, (3, 1), (stride, 1), padding=(1, 0), bias=False),
+            Conv2d(c_in, c_out, (1, 3), (1, stride), padding=(0, 1), bias=bias),
+            *between(c_out),
+            Conv2d(c_out, wide, (3, 1), (stride, 1), padding=(1, 0), bias=bias),
         ]
     elif kind == "separable":
         layers = [
-            Conv2d(c_in, c_in, 3, stride, padding=1, groups=c_in, bias=False),
-            BatchNormAct2d(c_in, activation="relu"),
-            Conv2d(c_in, c_out, 1, bias=False),
+            Conv2d(c_in, c_in, 3, stride, padding=1, groups=c_in, bias=bias),
+            *between(c_in),
+            Conv2d(c_in, wide, 1, bias=bias),
         ]
     else:
         raise ValueError(f"convolution: expected plain, factorized or separable, got {kind!r}")
-    return [*layers, BatchNormAct2d(c_out, activation="relu")]
+    layers += map_normalization(normalization, wide, None if maxout else activation)
+    return [*layers, MaxoutChannels(pieces)] if maxout else layers
 
 
 class SmallCnn(nn.Module):
-    """Stages of two 3x3 convolutions with batch normalisation, the second of stride 2, then a mean and a linear layer.
+    """Stages of two normalised 3x3 convolutions, the second of stride 2, then a mean and a linear layer.
 
     Args:
         image_shape: (C, H, W) of at least 4 px.
@@ -88,6 +129,10 @@ class SmallCnn(nn.Module):
         stages: halvings of the sides.
         convolution: "plain", "factorized" or "separable", of every convolution but the first.
         dropout: probability that a whole map is left out behind each stage.
+        normalization, activation, pieces: of every convolution, see `convolution_layers`.
+
+    Raises:
+        ValueError: pictures below 4 px, or of which instance normalisation would see a single pixel.
 
     Example:
         >>> SmallCnn((1, 28, 28), 10)(torch.randn(8, 1, 28, 28)).shape
@@ -102,16 +147,25 @@ class SmallCnn(nn.Module):
         stages: int = 3,
         convolution: Convolution = "plain",
         dropout: float = 0.1,
+        *,
+        normalization: Normalization = "batch",
+        activation: str = "relu",
+        pieces: int = 2,
     ) -> None:
         super().__init__()
-        if min(image_shape[1:]) < 4:
-            raise ValueError(f"small CNN: expected pictures of at least 4 px, got {image_shape[1]}x{image_shape[2]}")
+        least = max(4, 2**stages + 1) if normalization == "instance" else 4  # one pixel has no deviation
+        if min(image_shape[1:]) < least:
+            raise ValueError(
+                f"small CNN: expected pictures of at least {least} px, got {image_shape[1]}x{image_shape[2]}; raise "
+                "data.image_size, or take fewer stages or another normalization"
+            )
+        kind = {"normalization": normalization, "activation": activation, "pieces": pieces}
         layers: list[nn.Module] = []
         c_in = image_shape[0]
         for stage in range(stages):
             c_out = base_channels * 2**stage
-            layers += convolution_layers(c_in, c_out, convolution if stage else "plain")
-            layers += convolution_layers(c_out, c_out, convolution, stride=2)
+            layers += convolution_layers(c_in, c_out, convolution if stage else "plain", **kind)
+            layers += convolution_layers(c_out, c_out, convolution, stride=2, **kind)
             layers.append(nn.Dropout2d(dropout))
             c_in = c_out
         self.features = nn.Sequential(*layers)

@@ -81,6 +81,21 @@ class TokenStack(nn.Module):
         self.ln = LayerNormAct(width, eps=1e-6)
 
 
+def resized_positions(embedding: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Bicubic interpolation of positions between grids (section 3.2); the class token's stays.
+
+    Args:
+        embedding: (1, 1 + rows * columns, width).
+        before, after: (rows, columns) of the grids.
+    """
+    if before == after:
+        return embedding
+    of_class, of_patches = embedding[:, :1], embedding[:, 1:]
+    maps = of_patches.transpose(1, 2).unflatten(2, before)
+    resized = F.interpolate(maps.float(), size=after, mode="bicubic", align_corners=False).to(embedding.dtype)
+    return torch.cat([of_class, resized.flatten(2).transpose(1, 2)], dim=1)
+
+
 class VisionTransformer(nn.Module):
     """Patches as tokens behind a class token, learned positions, a Transformer's encoder and a linear head.
 
@@ -140,13 +155,18 @@ class VisionTransformer(nn.Module):
         if height % self.patch or width % self.patch or min(height, width) < self.patch:
             raise ValueError(f"ViT: expected sides that are multiples of {self.patch} px, got {height}x{width}")
         grid = (height // self.patch, width // self.patch)
-        embedding = self.encoder.pos_embedding
-        if grid == self.grid:
+        return resized_positions(self.encoder.pos_embedding, self.grid, grid)
+
+    def fit_positions(self, embedding: Tensor) -> Tensor:
+        """Position embeddings of a network trained on another size, interpolated to this one's grid.
+
+        Args:
+            embedding: (1, 1 + n * n, width), of square pictures; of any other length it is given back as it is.
+        """
+        side = math.isqrt(max(0, embedding.shape[1] - 1)) if embedding.dim() == 3 else 0
+        if side == 0 or side * side != embedding.shape[1] - 1:
             return embedding
-        of_class, of_patches = embedding[:, :1], embedding[:, 1:]
-        maps = of_patches.transpose(1, 2).unflatten(2, self.grid)
-        resized = F.interpolate(maps.float(), size=grid, mode="bicubic", align_corners=False).to(embedding.dtype)
-        return torch.cat([of_class, resized.flatten(2).transpose(1, 2)], dim=1)
+        return resized_positions(embedding, (side, side), self.grid)
 
     def tokens(self, images: Tensor) -> Tensor:
         """(N, C, H, W) to what the first block takes, (N, 1 + patches, width)."""

@@ -144,6 +144,11 @@ DROPOUTS = (nn.Dropout, nn.Dropout2d, GaussianDropout, AnnealedDropout, MaxPoolD
 KINDS = ("dropout", "spatial", "gaussian", "annealed", "drop_connect", "max_pool")
 _OF_UNITS = {"dropout": nn.Dropout, "gaussian": GaussianDropout, "annealed": AnnealedDropout}
 _OF_POOLINGS = ("spatial", "max_pool")
+_PLACES = {
+    **dict.fromkeys(_OF_UNITS, "dropout"),
+    **dict.fromkeys(_OF_POOLINGS, "max poolings"),
+    "drop_connect": "a linear layer behind dropout",
+}
 
 
 def exchange_dropout(network: nn.Module, kind: str, p: float | None = None) -> int:
@@ -183,7 +188,10 @@ def exchange_dropout(network: nn.Module, kind: str, p: float | None = None) -> i
             continue
         changed += 1
     if not changed:
-        raise ValueError(f"dropout: the network has no place for {kind!r}; leave it out or choose another network")
+        raise ValueError(
+            f"dropout: expected a network with {_PLACES[kind]}, as alexnet and vgg11 have, got one without a place for "
+            f"{kind!r}; choose another kind or network"
+        )
     return changed
 
 

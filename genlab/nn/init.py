@@ -33,7 +33,7 @@ def normal_init(module: nn.Module, std: float = 0.02, generator: torch.Generator
     return module
 
 
-SCHEMES = ("lecun", "xavier", "he", "zero", "constant")
+SCHEMES = ("lecun", "xavier", "he", "lecun_uniform", "xavier_uniform", "he_uniform", "zero", "constant")
 
 
 def initialize(
@@ -43,10 +43,11 @@ def initialize(
 
     Args:
         module: changed in place and returned.
-        scheme: variance of normal weights with n inputs and m outputs of a unit. "lecun": 1 / n (LeCun et al. 1998,
-            "Efficient BackProp", section 4.6); "xavier": 2 / (n + m) (Glorot and Bengio 2010, equation 12, there
-            uniform); "he": 2 / n (He et al. 2015, equation 10). "zero" and "constant" give all units of a layer the
-            same gradient, so that they stay alike.
+        scheme: variance of weights with n inputs and m outputs of a unit. "lecun": 1 / n (LeCun et al. 1998,
+            "Efficient BackProp", section 4.6); "xavier": 2 / (n + m) (Glorot and Bengio 2010, equation 12); "he": 2 / n
+            (He et al. 2015, equation 10). Weights are normal, or with "_uniform" behind the name uniform on
+            (-sqrt(3 variance), sqrt(3 variance)): equation 16 of Glorot and Bengio. "zero" and "constant" give all
+            units of a layer the same gradient, so that they stay alike.
         value: of every weight with "constant".
         generator: source of the draws; None is torch's global one.
 
@@ -62,8 +63,13 @@ def initialize(
         if scheme == "zero" or scheme == "constant":
             nn.init.constant_(child.weight, value if scheme == "constant" else 0.0)
         else:
-            variance = {"lecun": 1 / fan_in, "xavier": 2 / (fan_in + fan_out), "he": 2 / fan_in}[scheme]
-            nn.init.normal_(child.weight, 0.0, variance**0.5, generator=generator)
+            kind, _, uniform = scheme.partition("_")
+            variance = {"lecun": 1 / fan_in, "xavier": 2 / (fan_in + fan_out), "he": 2 / fan_in}[kind]
+            if uniform:
+                bound = (3 * variance) ** 0.5
+                nn.init.uniform_(child.weight, -bound, bound, generator=generator)
+            else:
+                nn.init.normal_(child.weight, 0.0, variance**0.5, generator=generator)
         if child.bias is not None:
             nn.init.zeros_(child.bias)
     return module

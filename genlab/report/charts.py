@@ -54,7 +54,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"nice_ticks: expected finite bounds, got {low} and {high}")
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # rounding, which no tick could tell apart
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / max(1, count)
@@ -62,7 +62,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * (1 - 1e-9))
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def format_number(value: float) -> str:

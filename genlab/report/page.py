@@ -122,7 +122,7 @@ def _samples(record: RunRecord) -> str:
         for step, data in frames
     )
     left_out = len(record.samples) - len(frames)
-    note = f"the same latent vectors or inputs at every step; {len(frames)} grids" + (
+    note = f"the same latent vectors or inputs at every step; {len(frames)} grid{'s' if len(frames) > 1 else ''}" + (
         f" of {len(record.samples)}" if left_out else ""
     )
     controls = (

@@ -163,6 +163,10 @@ class AutoencoderTrainer(Trainer):
             pictures.append(Picture(latent_picture(self, batch["image"], batch.get("label")), name="latents"))
         return pictures
 
+    @property
+    def scored_split(self) -> str:
+        return "test"
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.reconstruction import reconstruction_score
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from genlab.config import RunConfig
 from genlab.distributed import Distributed, ShardedNoise
 from genlab.ema import EMA, EmaConfig
-from genlab.errors import ConfigError, UserError
+from genlab.errors import ConfigError, DataError, UserError
 from genlab.nn import ConvChain, synchronize_batch_norm
 from genlab.optim import WeightAverage
 from genlab.optimizers import take_step
@@ -282,6 +282,10 @@ class Trainer:
 
         return BatchStream(dataset, self.config.data.batch_size, **settings)
 
+    def notes(self) -> list[str]:
+        """What a user should know of the configuration before the first step: the log of a new run begins with it."""
+        return []
+
     def begin(self) -> None:
         """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
 
@@ -301,6 +305,20 @@ class Trainer:
         """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
         return []
 
+    def check_scores(self, data: EvaluationData) -> None:
+        """Raises UserError where `scores` could not be taken after the training: here, where their split is missing."""
+        if self.scored_split is None:
+            return
+        try:
+            data.dataset(self.scored_split)
+        except DataError as error:
+            raise DataError(f"{error}; to train without scores set evaluate.metrics=[]") from None
+
+    @property
+    def scored_split(self) -> str | None:
+        """The part of the data set that `scores` reads in any case; None: none."""
+        return None
+
     def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
         """Numbers that a log row has beside the averages of its interval, taken at the interval's last step.
 
@@ -315,6 +333,10 @@ class Trainer:
         if len(real) < 2:
             return {}
         return diversity_signs(fixed_samples(self, len(real)), real)
+
+    def log_lists(self, examples: Callable[[int], Batch]) -> dict[str, list[float]]:
+        """Lists of numbers that a log row has beside its averages and vital signs; `examples` as of `vital_signs`."""
+        return {}
 
     def findings(self, values: dict[str, float]) -> list[Finding]:
         """What is wrong by the numbers of one log interval; the loop tells it once it has lasted.

@@ -72,6 +72,10 @@ class ClassifierTrainer(Trainer):
     def averaged_networks(self) -> dict[str, EmaConfig]:
         return {"classifier": self.config.ema} if self.config.ema is not None else {}
 
+    def notes(self) -> list[str]:
+        model = self.config.model
+        return [f"model.{name}={getattr(model, name)}: network {model.network} has none" for name in model.unused]
+
     def begin(self) -> None:
         if self.config.model.weights is not None:
             load_weights(self.networks["classifier"], self.config.model.weights, new_head=self.config.model.new_head)
@@ -80,9 +84,9 @@ class ClassifierTrainer(Trainer):
         from genlab.data.augmentation import AugmentedSamples
         from genlab.data.partition import part_of
 
+        samples = part_of(dataset, self.config.split, "train")
         if self.config.split.has_validation:
             part_of(dataset, self.config.split, "validation")  # a class that it lacks is told before the training
-        samples = part_of(dataset, self.config.split, "train")
         if self.config.augment.does_anything:
             samples = AugmentedSamples(samples, self.config.augment)
         return super().open_stream(samples, **settings)
@@ -200,6 +204,11 @@ class ClassifierTrainer(Trainer):
         """Examples in the order of the class that they are taken for: a mistake stands among others."""
         images = examples(count)["image"]
         return [Picture(images[self.predict(images).argmax(1).argsort(stable=True)])]
+
+    def check_scores(self, data: EvaluationData) -> None:
+        from genlab.classification import part_dataset
+
+        part_dataset(self, "test")
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.classification import part_scores

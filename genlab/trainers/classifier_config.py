@@ -18,8 +18,10 @@ from genlab.data.partition import PartitionConfig
 from genlab.ema import EmaConfig
 from genlab.errors import CheckpointError, DataError
 from genlab.models.classifiers import ClassifierModelConfig
+from genlab.models.vit import VisionTransformer
 
 KEY = "model.weights"
+POSITIONS = "encoder.pos_embedding"  # of a Vision Transformer
 _PREFIX = "networks/classifier/"
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its pixels in [0, 1]
 
@@ -98,6 +100,8 @@ def head_of(network: nn.Module) -> nn.Linear:
 def load_weights(network: nn.Module, path: Path, *, new_head: bool = False, key: str = KEY) -> None:
     """Puts the weights in a file or a classifier's run into `network`.
 
+    A Vision Transformer's positions are interpolated where the pictures have another size than those weights saw.
+
     Args:
         network: changed in place.
         path: run or checkpoint of algorithm classifier, or a state dict as .safetensors, .pth or .pt.
@@ -109,6 +113,8 @@ def load_weights(network: nn.Module, path: Path, *, new_head: bool = False, key:
     """
     state = dict(_read(path, key))
     own = network.state_dict()
+    if isinstance(network, VisionTransformer) and POSITIONS in state:
+        state[POSITIONS] = network.fit_positions(state[POSITIONS])
     if new_head:
         head = head_of(network)
         names = [name for name, module in network.named_modules() if module is head]

@@ -195,6 +195,10 @@ class CycleGanTrainer(TranslationTrainer):
             rows += [images, other, self.translate(other, generator, home)]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), grid_columns(len(rows[0]), 6))]
 
+    @property
+    def scored_split(self) -> str:
+        return "test"
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.trainers.translation_scores import unpaired_scores
 

@@ -106,8 +106,8 @@ class Diagnosis:
         examples: n -> n samples of the training set, as a recorder gives them; None: nothing to compare samples with.
 
     Attributes:
-        state: JSON values that a resumed run goes on with: intervals in a row of each finding, recent sizes of losses
-            and gradients, and the largest diversity so far.
+        state: JSON values that a resumed run goes on with: intervals in a row of each finding and the step at which
+            it was first seen, recent sizes of losses and gradients, and the largest diversity so far.
     """
 
     def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
@@ -119,7 +119,7 @@ class Diagnosis:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's `state`; {} begins anew."""
-        self.state = {"streaks": {}, "sizes": {}, "varied": 0.0, **copy.deepcopy(state)}
+        self.state = {"streaks": {}, "since": {}, "sizes": {}, "varied": 0.0, **copy.deepcopy(state)}
 
     @property
     def thresholds(self) -> Thresholds:
@@ -131,6 +131,13 @@ class Diagnosis:
         with preserved_rng(self.trainer.device):
             signs = {} if self.examples is None else self.trainer.vital_signs(self.examples)
         return {name: float(value) for name, value in (norms | signs).items()}
+
+    def lists(self) -> dict[str, list[float]]:
+        """What `Trainer.log_lists` gives at this step; leaves every generator as it was."""
+        if self.examples is None:
+            return {}
+        with preserved_rng(self.trainer.device):
+            return self.trainer.log_lists(self.examples)
 
     def judge(self, step: int, values: dict[str, float]) -> list[Finding]:
         """Takes in a log interval's numbers; the findings that have just become due.
@@ -144,6 +151,7 @@ class Diagnosis:
             values = {name: value for name, value in values.items() if not name.startswith("diversity")}
         found = [self._divergence(values), *self.trainer.findings(values)]
         shown = {finding.what: finding for finding in found if finding is not None}
+        self.state["since"] = {what: self.state["since"].get(what, step) for what in shown}
         if step < self.thresholds.warmup_steps:
             shown = {}
         streaks = {what: self.state["streaks"].get(what, 0) + 1 for what in shown}
@@ -151,8 +159,11 @@ class Diagnosis:
         return [finding for what, finding in shown.items() if streaks[what] == self._patience(finding)]
 
     def began(self, finding: Finding, step: int) -> int:
-        """The step before which a finding, due at `step`, was not seen yet: a rollback goes back to there."""
-        return step - self._patience(finding) * self.trainer.config.train.log_every
+        """The step before which a finding, due at `step`, was not seen yet: a rollback goes back to there.
+
+        It may have been seen, and not told, during the warm-up.
+        """
+        return max(0, self.state["since"].get(finding.what, step) - self.trainer.config.train.log_every)
 
     def _patience(self, finding: Finding) -> int:
         return self.thresholds.patience if finding.patience is None else finding.patience

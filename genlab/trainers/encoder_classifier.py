@@ -173,6 +173,10 @@ class EncoderClassifierTrainer(Trainer):
         images = examples(count)["image"]
         return [Picture(images[self.predict(images).argmax(1).argsort(stable=True)])]
 
+    @property
+    def scored_split(self) -> str:
+        return "test"
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.metrics.classification import classification_scores
 

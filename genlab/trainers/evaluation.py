@@ -185,14 +185,17 @@ class DatasetEvaluator:
         self._progress = progress
         self._extractor: FeatureExtractor | None = None
 
-    def check(self, config: RunConfig, device: torch.device) -> None:
-        """Raises UserError where the evaluation that `config` asks for could not be done after the training."""
+    def check(self, trainer: Trainer) -> None:
+        """Raises UserError where the evaluation that is asked for could not be done after the training."""
         from genlab.metrics import check_evaluation
         from genlab.trainers import ALGORITHMS
 
+        config, device = trainer.config, trainer.device
         of_samples, own = planned_metrics(config)
         names = ALGORITHMS.get(config.algorithm).own_score_names if own else ()
         check_evaluation(config.data, config.evaluate, of_samples, own_names=names, device=device)
+        if own:
+            trainer.check_scores(EvaluationData(config, device, config.evaluate.samples))
 
     def __call__(self, trainer: Trainer, step: int) -> Sequence[Score]:
         from genlab import metrics

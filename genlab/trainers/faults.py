@@ -58,24 +58,27 @@ def heeded(loop: Loop, values: dict[str, float]) -> bool:
     action = loop.config.train.on_collapse
     if serious is None or action == "warn":
         return False
-    source = loop.distributed.on_main(lambda: _checkpoint_before(loop, loop.diagnosis.began(serious, step)))
+    began = loop.distributed.on_main(lambda: loop.diagnosis.began(serious, step))
+    at, source = loop.distributed.on_main(lambda: _checkpoint_before(loop, began))
+    if at <= began:
+        place = f"The checkpoint {source} is from before"
+    else:
+        place = f"None of the checkpoints that are kept is from before; the oldest is {source} (train.keep_last)"
     if action == "stop":
-        raise RunError(
-            f"step {step}: {serious.text}. The checkpoint {source} is from before (train.on_collapse=stop); "
-            "rollback goes on from it with other batches"
-        )
-    _check_budget(loop, f"step {step}: {serious.text}", f"The checkpoint {source} is from before")
+        more = "; rollback goes on from it with other batches" if at <= began else ""
+        raise RunError(f"step {step}: {serious.text}. {place} (train.on_collapse=stop){more}")
+    _check_budget(loop, f"step {step}: {serious.text}", place)
     checkpoint = load_checkpoint(source)
     first, end = (state["batches_consumed"] for state in (checkpoint.state["stream"], loop.stream.state_dict()))
     _go_back(loop, checkpoint, range(first, end), {"fault_step": step, "what": serious.what})
     return True
 
 
-def _checkpoint_before(loop: Loop, step: int) -> Path:
-    """The newest checkpoint that is not after `step`, else the oldest that is still there."""
+def _checkpoint_before(loop: Loop, step: int) -> tuple[int, Path]:
+    """(step, file) of the newest checkpoint that is not after `step`, else of the oldest that is still there."""
     assert loop.run is not None
     kept = sorted(list_checkpoints(loop.run.checkpoints))
-    return next((path for at, path in reversed(kept) if at <= step), kept[0][1])
+    return next(((at, path) for at, path in reversed(kept) if at <= step), kept[0])
 
 
 def _check_budget(loop: Loop, where: str, remedy: str) -> None:

@@ -97,7 +97,7 @@ class Loop:
             facts["cuda_graphs"] = trainer.graphs.describe()
             self.recorder.log({"event": "environment", **facts})
             if self.last_checkpoint is None:
-                for note in self._notes:
+                for note in [*self._notes, *trainer.notes()]:
                     self.recorder.log({"event": "note", "text": note})
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from
@@ -143,8 +143,9 @@ class Loop:
     def _log(self) -> dict[str, float]:
         """Writes the row of a log interval: averages, and on rank 0 the vital signs of its last step."""
         averages = self.window.averages(self.distributed)
-        signs = self.diagnosis.measure() if self.run is not None else {}
-        return self.recorder.log_interval({**averages, **signs})
+        if self.run is None:
+            return self.recorder.log_interval(averages)
+        return self.recorder.log_interval({**averages, **self.diagnosis.measure()}, self.diagnosis.lists())
 
     def _rolled_back(self, check_weights: bool) -> bool:
         return rolled_back(self, check_weights)

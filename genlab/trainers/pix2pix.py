@@ -185,6 +185,10 @@ class Pix2PixTrainer(TranslationTrainer):
         rows = [batch["input"], self.translate(batch["input"], generator), batch["target"]]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), grid_columns(len(rows[0]), 3))]
 
+    @property
+    def scored_split(self) -> str:
+        return "test"
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.trainers.translation_scores import paired_scores
 

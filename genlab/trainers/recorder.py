@@ -92,14 +92,19 @@ class Recorder:
             if "event" in row:
                 self.tell("on_event", row)
 
-    def log_interval(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Writes the averages of a log interval with the learning rate and the speed; returns all of them."""
+    def log_interval(self, metrics: dict[str, float], lists: dict[str, list[float]] | None = None) -> dict[str, float]:
+        """Writes the averages of a log interval with the learning rate and the speed; returns all of them.
+
+        Args:
+            metrics: single numbers.
+            lists: what else the row says.
+        """
         step, now, (since, then) = self.trainer.step, time.monotonic(), self._rate_mark
         samples, (unit, each) = self.progress.images, self.trainer.counted
         rate = each * (samples - then) / max(now - since, 1e-9)
         self._rate_mark = (now, samples)
         values = {**metrics, "learning_rate": self.trainer.learning_rate, f"{unit}{PER_SECOND}": round(rate, 2)}
-        self.log({"step": step, "time": round(self.seconds(), 3), unit: each * samples, **values})
+        self.log({"step": step, "time": round(self.seconds(), 3), unit: each * samples, **values, **(lists or {})})
         if self.run is not None and self._train.tensorboard:
             self.run.add_scalars(step, values)
         return values

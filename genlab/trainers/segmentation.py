@@ -127,6 +127,10 @@ class SegmentationTrainer(Trainer):
         rows = [x, to_float(self.palette.paint(self.segment(x))), target]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), 3 * max(1, round((len(x) / 3) ** 0.5)))]
 
+    @property
+    def scored_split(self) -> str:
+        return "test"
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.segmentation_scores import segmentation_scores
 

@@ -28,6 +28,7 @@ from genlab.models.sgan import SganConvGenerator, SganMlpGenerator, conv_discrim
 from genlab.ops import cross_entropy, gan_loss
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer
+from genlab.trainers.diagnosis import discriminator_signs
 
 if TYPE_CHECKING:
     from genlab.data import ImageDataset
@@ -162,6 +163,7 @@ class SganTrainer(Trainer):
                 loss_unlabelled = 0.5 * gan_loss("non_saturating", fake, real)
                 loss = loss + config.unlabelled_weight * loss_unlabelled
                 update.record(loss_unlabelled=loss_unlabelled, real_logit=real.mean(), fake_logit=fake.mean())
+                update.record(**discriminator_signs(real, fake, 0.0))  # D(x) = 1/2 where log Z = 0
             update.backward(loss)
         return update.metrics
 
@@ -206,6 +208,10 @@ class SganTrainer(Trainer):
         network = self.ema["discriminator"].module if averaged else self.networks["discriminator"]
         with self.inference():
             return network(images.to(self.device)).float()
+
+    @property
+    def scored_split(self) -> str:
+        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         """Share of the test images that are put into a wrong class."""

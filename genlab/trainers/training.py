@@ -113,7 +113,7 @@ def train(
             evaluator = DatasetEvaluator(_progress(callbacks, signals)) if config.evaluate.metrics != [] else None
         if isinstance(evaluator, DatasetEvaluator):
             check = evaluator.check
-            distributed.on_main(lambda: check(config, target))
+            distributed.on_main(lambda: check(trainer))
         opened: list[RunDirectory] = []
         distributed.on_main(lambda: opened.append(plan.open(config)))
         if opened:

@@ -154,6 +154,10 @@ class VaeTrainer(VaeLatents):
             found.append(Finding("posterior", text))
         return found
 
+    @property
+    def scored_split(self) -> str:
+        return self.config.evaluate.likelihood_split
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.trainers.vae_scores import likelihood_scores
 

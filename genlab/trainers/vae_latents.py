@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from genlab.errors import UserError
+from genlab.likelihood import COLLAPSED_KL, gaussian_kl
 from genlab.trainers.base import Batch, Picture, Trainer
 from genlab.trainers.vae_config import VaeRunConfig
 from genlab.traversal import Code, gaussian_codes, gaussian_plane
+
+WATCHED_EXAMPLES = 256  # pictures that the KL of each latent is averaged over
 
 
 class VaeLatents(Trainer):
@@ -65,7 +68,9 @@ class VaeLatents(Trainer):
         return self.pixels(images if self.config.vae.binarisation == "none" else threshold(images))
 
     def preview(self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]) -> list[Picture]:
-        """Samples, one class a row where there are classes; training pictures above what becomes of them; the plane."""
+        """Samples, one class a row where there are classes; pictures above what becomes of them; KLs; the plane."""
+        from genlab.latents import kl_picture
+
         batch = examples(min(10, count))
         again = self.reconstruct(batch["image"], batch["label"] if self.label_count else None)
         pictures = [
@@ -74,7 +79,17 @@ class VaeLatents(Trainer):
         ]
         if self.config.model.latent_dim == 2 and self.label_count is None:
             pictures.append(Picture(self.manifold(20), 20, "manifold"))
-        return pictures
+        kl = self.kl_per_latent(examples(WATCHED_EXAMPLES))
+        return [*pictures, Picture(kl_picture(kl, COLLAPSED_KL), name="kl")]
+
+    def kl_per_latent(self, batch: Batch) -> Tensor:
+        """KL(q(z_i|x) || N(0, 1)) in nats, averaged over a batch as the data set gives it, float32 (d,)."""
+        labels = batch["label"] if self.label_count else None
+        with self.inference():
+            return gaussian_kl(*self.networks["encoder"](self.likely_pixels(batch["image"]), labels)).mean(0).float()
+
+    def log_lists(self, examples: Callable[[int], Batch]) -> dict[str, list[float]]:
+        return {"kl_per_latent": [round(value, 4) for value in self.kl_per_latent(examples(WATCHED_EXAMPLES)).tolist()]}
 
     def _samples(self, count: int, generator: torch.Generator) -> Picture:
         if self.label_count is None:

@@ -163,3 +163,13 @@ def test_a_prevalence_is_of_classifiers(genlab, trained):
     outcome = genlab("evaluate", trained[0], "--prevalence", "3=0.1")
     assert outcome.code == 2
     assert "--prevalence: expected a model of algorithm classifier, got one of dcgan" in outcome.err
+
+
+def test_folders_that_are_no_classes_of_the_model_are_not_judged(genlab, run, tmp_path) -> None:
+    for name in ("cat", "dog"):  # one folder alone is no class
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(tmp_path / "pictures" / name / "a.png")
+    outcome = genlab("predict", run, tmp_path / "pictures")
+    assert outcome.code == 0, outcome.err
+    assert "; not judged, as the model has no class cat" in outcome.out
+    assert "right" not in outcome.out

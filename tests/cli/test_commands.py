@@ -200,6 +200,7 @@ def test_is_of_a_folder_carries_its_protocol(genlab, inception_weights: Path, tm
         ("ops", ["conv2d", "conv_transpose2d"]),
         ("extractors", ["inception", "classifier"]),
         ("losses", ["hinge", "wasserstein", "gradient_penalty", "r1", "drift", "consistency", "manifold_entropy"]),
+        ("metrics", ["fid", "prdc", "class_kl", "active_units"]),
         ("settings", ["optimizer.name", "train.schedule.name", "model.network"]),
     ],
 )

@@ -8,8 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from genlab.cli.failures import describe_failure
 from genlab.errors import RunError
@@ -110,6 +112,20 @@ def test_empty_folder_and_bad_images_are_named(genlab, tmp_path: Path) -> None:
         *SHORT, "data.name=folder", f"data.root={folder}", "data.batch_size=1", "--run-dir", tmp_path / "run"
     )
     check(outcome, "broken.png")
+
+
+def test_a_split_that_only_the_scores_need_is_missed_before_the_training(genlab, tmp_path: Path) -> None:
+    words = ["vae_tiny", "evaluate.likelihood_split=tset", "evaluate.metrics=[own]", "--run-dir", tmp_path / "run"]
+    check(genlab("train", *words), "expected split train, test, all, got 'tset'", "set evaluate.metrics=[]")
+    draws = np.random.default_rng(0)
+    for place in ("train/cat", "train/dog", "test/cat"):
+        (tmp_path / "data" / place).mkdir(parents=True)
+        for number in range(8):
+            pixels = draws.integers(0, 255, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / place / f"{number}.png")
+    words = ["classifier_tiny", "data.name=folder", f"data.root={tmp_path / 'data'}", "data.batch_size=4"]
+    check(genlab("train", *words, "--run-dir", tmp_path / "run"), "every class in the test split, got none of dog")
+    assert not (tmp_path / "run").exists()
 
 
 def test_second_run_into_a_used_directory_is_refused(genlab, run_copy: Path) -> None:

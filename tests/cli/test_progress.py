@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from genlab.cli import progress
+from genlab.cli.console import print_wide_table
 from genlab.cli.progress import TrainingDisplay
 
 
@@ -72,3 +73,24 @@ def test_a_narrow_terminal_shows_bar_and_time_left_in_full():
     assert "15000/30000" in lines[0] and "50%" in lines[0] and "eta -:--:--" in lines[0]
     assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in lines[0] and "train digits_cnn" in lines[1]
     assert lines[2].rstrip() == "loss_d 1.250  loss_g 0.500  fake_logit -1.000  99 images/s"
+
+
+def test_numbers_that_three_decimals_would_hide_are_shown_by_their_power_of_ten():
+    metrics = {"loss_d": -0.00042, "wasserstein": 0.0099, "accuracy": 0.0, "real_logit": 0.01}
+    assert (
+        progress.describe_metrics(metrics) == "loss_d -4.2e-04  wasserstein 9.9e-03  accuracy 0.000  real_logit 0.010"
+    )
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_table_too_wide_for_the_terminal_becomes_several_with_no_number_broken(width):
+    text = io.StringIO()
+    console = Console(file=text, width=width, color_system=None)
+    columns = ["class", *(f"measure_{number}" for number in range(6))]
+    rows = [[name, *(f"{0.1234 + number:.4f}" for number in range(6))] for name in ("cat", "dog")]
+    print_wide_table(console, "scores", columns, rows, right=columns[1:])
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert text.getvalue().count("class") == {40: 3, 60: 2, 200: 1}[width]
+    for number in range(6):
+        assert sum(f"{0.1234 + number:.4f}" in line and ("cat" in line or "dog" in line) for line in lines) == 2

@@ -146,13 +146,21 @@ def test_best_score_follows_the_direction_of_the_metric() -> None:
     assert best == {"fid": 2, "is": 1, "kid[x]": 2}
 
 
-@pytest.mark.parametrize("low, high", [(0, 1), (0.001, 0.0013), (-5, 3), (7, 7), (0, 0), (1e8, 3e8), (-1e-9, 1e-9)])
+@pytest.mark.parametrize(
+    "low, high",
+    [(0, 1), (0.001, 0.0013), (-5, 3), (7, 7), (0, 0), (1e8, 3e8), (-1e-9, 1e-9), (-3e-19, 2e-19), (1e3, 1e3 + 1e-9)],
+)
 def test_ticks_span_the_values_in_even_steps(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
     assert ticks[0] <= low and ticks[-1] >= high
     assert 2 <= len(ticks) <= 12
     gaps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
     assert max(gaps) == pytest.approx(min(gaps), rel=1e-3)
+
+
+def test_a_curve_of_vanishing_numbers_is_drawn() -> None:
+    chart = Chart("critic", [Series("wasserstein", [1, 2, 3], [0.0, 1.6e-18, -2e-19])])
+    assert "1e-18" in render(chart)
 
 
 def test_ticks_refuse_values_without_a_place() -> None:

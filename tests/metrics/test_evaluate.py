@@ -217,7 +217,9 @@ def test_inception_score_needs_a_known_count(classifier):
 def test_generator_of_a_run_is_scored_against_its_data(classifier):
     progress = []
     scores = evaluate_generator(noise, DIGITS, samples=100, progress=lambda *a: progress.append(a))
-    assert [score.name for score in scores] == ["frechet[digits_cnn]", "is[digits_cnn]"]
+    assert [score.name for score in scores] == [
+        "frechet[digits_cnn]", "is[digits_cnn]", "modes[digits_cnn]", "class_kl[digits_cnn]",
+    ]  # fmt: skip
     assert scores[0].protocol["real"]["count"] == 1500 and scores[0].protocol["split"] == "train"
     assert scores[0].protocol["extractor_hash"] == classifier.hash
     assert progress[-1] == ("fake images", 100, 100)

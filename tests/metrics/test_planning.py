@@ -8,7 +8,6 @@ from genlab.config import DataConfig, EvaluateConfig
 from genlab.errors import UserError
 from genlab.metrics import METRICS, Protocol, check_evaluation, extractors
 from genlab.metrics.extractors import trained
-from genlab.metrics.planning import SCORES_OF, fewest_images
 
 DIGITS = DataConfig(name="digits", image_size=16)
 DOMAINS = DataConfig(name="two_domains", image_size=16, limit=200)
@@ -59,10 +58,12 @@ def test_missing_inception_weights_are_found(monkeypatch, tmp_path):
         check_evaluation(DIGITS, EvaluateConfig(extractor="inception"))
 
 
-def test_every_metric_has_its_needs_and_names():
-    assert set(SCORES_OF) == set(METRICS)
-    assert all(fewest_images(metric, 64)[1] >= 1 for metric in METRICS)
-    assert fewest_images("is", 64) == (0, Protocol().is_splits)
+def test_every_metric_has_its_needs_and_names_and_a_place_in_the_configuration():
+    assert all(metric.names and metric.fewest(64)[1] >= 1 for metric in METRICS.values())
+    assert METRICS["is"].fewest(64) == (0, Protocol().is_splits)
+    names = [name for metric in METRICS.values() for name in metric.names]
+    assert len(set(names)) == len(names)
+    assert EvaluateConfig(metrics=[*METRICS, "own"]).metrics == [*METRICS, "own"]
 
 
 def test_what_is_announced_of_a_network_is_what_it_has(monkeypatch, classifier, digits):

@@ -10,9 +10,11 @@ from torchvision import models as torchvision_models
 from genlab.models import MODELS
 from genlab.models.classifiers import CLASSIFIERS, ClassifierModelConfig, build_classifier
 from genlab.models.context_net import ContextModule
+from genlab.models.dense_classifier import DenseClassifier, PixelDropout
 from genlab.models.googlenet import GoogLeNet
-from genlab.models.lenet import LeNet5, SmallCnn, convolution_layers
+from genlab.models.lenet import LeNet5, MaxoutChannels, SmallCnn, convolution_layers
 from genlab.models.mobilenet import MobileNet, MobileNetV2
+from genlab.models.normalization import map_normalization, unit_normalization
 from genlab.models.resnet import BasicBlock, ResNet
 from genlab.models.vgg import VGG_LAYERS, AlexNet, Vgg
 from genlab.nn.dropout import DROPOUTS
@@ -151,6 +153,70 @@ def test_factors_need_two_thirds_and_a_ninth_of_the_products():
         assert layers(torch.randn(2, 3, 9, 7)).shape == (2, 8, 5, 4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "axes"), [("batch", (0, 3, 4)), ("layer", (1, 2, 3, 4)), ("instance", (3, 4)), ("group", (2, 3, 4))]
+)
+def test_each_normalisation_takes_its_statistics_where_its_paper_says(kind, axes):
+    maps = torch.randn(3, 48, 5, 4) * 3 + 1
+    layers = nn.Sequential(*map_normalization(kind, 48, None)).train()
+    grouped = maps.unflatten(1, (16, 3) if kind in ("group", "layer") else (48, 1))  # 48 channels: 16 groups of 3
+    mean, variance = grouped.mean(axes, keepdim=True), grouped.var(axes, unbiased=False, keepdim=True)
+    expected = ((grouped - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)
+    torch.testing.assert_close(layers(maps), expected, rtol=1e-4, atol=1e-5)
+    assert sum(parameter.numel() for parameter in layers.parameters()) == 96  # a scale and a shift for each channel
+    active = nn.Sequential(*map_normalization(kind, 48, "relu")).train()
+    torch.testing.assert_close(active(maps), expected.relu(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["batch", "layer", "instance", "group", "none"])
+@pytest.mark.parametrize("convolution", ["plain", "factorized", "separable"])
+def test_every_normalisation_and_maxout_reach_every_weight_of_the_small_cnn(kind, convolution):
+    for activation in ("sigmoid", "maxout"):
+        network = SmallCnn((1, 9, 9), 4, 8, convolution=convolution, normalization=kind, activation=activation)
+        network(torch.randn(3, 1, 9, 9)).logsumexp(1).sum().backward()
+        assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+def test_normalisations_of_one_pixel_and_of_single_units_are_refused():
+    SmallCnn((1, 9, 9), 4, 8, normalization="instance")
+    with pytest.raises(ValueError, match="expected pictures of at least 9 px, got 8x8; .*another normalization"):
+        SmallCnn((1, 8, 8), 4, 8, normalization="instance")
+    with pytest.raises(ValueError, match="expected batch, layer, group or none .* got 'instance'"):
+        unit_normalization("instance", 8, None)
+    with pytest.raises(ValueError, match="maxout: expected normalization none, got batch"):
+        DenseClassifier((1, 4, 4), 4, (8,), activation="maxout", normalization="batch")
+
+
+def test_maxout_units_are_the_largest_of_their_pieces():
+    network = DenseClassifier((1, 2, 2), 3, (5,), activation="maxout", pieces=4, dropout=0.0)
+    images = torch.randn(7, 1, 2, 2)
+    maps = images.flatten(1) @ network.classifier[1].linear.weight.T + network.classifier[1].linear.bias
+    units = torch.stack([maps[:, 4 * unit : 4 * unit + 4].max(1).values for unit in range(5)], dim=1)
+    torch.testing.assert_close(network(images), network.classifier[-1](units))
+    channels = torch.arange(12.0).view(1, 6, 1, 2)
+    assert MaxoutChannels(3)(channels).flatten().tolist() == [4, 5, 10, 11]
+
+
+def test_pixels_that_are_left_out_are_black():
+    pixels = torch.full((2000,), 0.5)
+    seen = PixelDropout(0.25).train()(pixels)
+    assert set(seen.tolist()) == {-1.0, 1.0}  # of intensities 0.75 / 0.75
+    assert (seen == -1).float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert torch.equal(PixelDropout(0.25).eval()(pixels), pixels)
+
+
+def test_settings_that_a_network_does_not_have_are_told():
+    def unused(**settings) -> list[str]:
+        return ClassifierModelConfig(**settings).unused
+
+    assert unused(network="lenet5", base_channels=8, dropout=0.5) == ["base_channels", "dropout"]
+    assert unused(network="vgg11", squeeze=True, batch_norm=True) == ["squeeze"]
+    assert unused(network="resnet18", squeeze=True, normalization="group", hidden=[3]) == ["hidden", "normalization"]
+    assert unused(network="mlp", activation="maxout", hidden=[3], pieces=2) == []
+    for name in CLASSIFIERS:
+        assert unused(network=name) == []
+
+
 def test_squeeze_and_excitation_scales_whole_channels_by_what_the_means_say():
     block = BasicBlock(16, 16, 1, 1, 64, True).eval()
     nn.init.zeros_(block.se.expand.weight)
@@ -200,7 +266,7 @@ def test_every_kind_of_dropout_finds_its_place_and_keeps_the_weights_names(kind)
 
 
 def test_a_network_without_a_place_for_dropout_says_so():
-    with pytest.raises(ValueError, match="the network has no place for 'gaussian'"):
+    with pytest.raises(ValueError, match="expected a network with dropout, .* got one without a place for 'gaussian'"):
         build_classifier((1, 28, 28), 4, ClassifierModelConfig(network="lenet5", dropout_kind="gaussian"))
 
 

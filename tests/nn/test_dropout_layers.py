@@ -94,11 +94,14 @@ def test_initial_weights_have_the_variance_of_the_paper(scheme, variance):
     assert layer.weight.mean().item() == pytest.approx(0, abs=1e-3)
     assert not layer.bias.any()
     assert (norm.weight == 0.7).all()
+    init.initialize(layer, f"{scheme}_uniform", generator=torch.Generator().manual_seed(0))
+    assert layer.weight.var().item() == pytest.approx(variance, rel=0.03)
+    assert 0.99 < layer.weight.abs().max().item() / (3 * variance) ** 0.5 <= 1
 
 
 def test_zero_and_constant_are_what_they_say():
     layer = nn.Linear(3, 4)
     assert not init.initialize(layer, "zero").weight.any()
     assert (init.initialize(layer, "constant", value=0.5).weight == 0.5).all()
-    with pytest.raises(ValueError, match="expected lecun, xavier, he, zero, constant, got 'hee'"):
+    with pytest.raises(ValueError, match="expected lecun, xavier, he, .*, zero, constant, got 'hee'"):
         init.initialize(layer, "hee")

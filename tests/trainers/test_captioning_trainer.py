@@ -247,6 +247,7 @@ def test_data_of_another_vocabulary_is_refused(tmp_path):
     ("override", "message"),
     [
         ("model.encoder.frozen=true", r"frozen: expected model\.encoder\.weights beside it"),
+        ("model.encoder.network=mlp", r"encoder\.network=mlp: expected a network of convolutions or patches, whose"),
         ("model.encoder.grid=64", r"encoder\.network=small_cnn: expected a map of at least 64 places a side, got 32"),
         ("model.encoder.network=smallcnn", r"did you mean 'small_cnn'\?"),
         ("model.encoder={network: alexnet, form: large}", "expected pictures of at least 63 px"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -205,6 +206,25 @@ def test_a_run_begins_another_and_is_then_needed_no_more(tmp_path):
     assert load_bundle(tmp_path / "second").step == 1
 
 
+def test_a_vision_transformers_positions_are_interpolated_to_a_higher_resolution(tmp_path):
+    vit = ["model.network=vit_cifar", "model.depth=1", "model.patch=4", "train.steps=1"]
+    train(classifier(*vit), tmp_path / "small", evaluator=None)
+    small = load_bundle(tmp_path / "small").trainer.networks["classifier"]
+    trainer, _ = build(*vit, "data.image_size=16", f"model.weights={tmp_path / 'small'}")
+    large = trainer.networks["classifier"]
+    assert small.grid == (2, 2)
+    assert large.encoder.pos_embedding.shape[1] == 17
+    images = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(large.eval()(images), small.eval()(images))  # which interpolates as it sees them
+
+
+def test_settings_that_the_network_lacks_are_noted_in_the_log(tmp_path):
+    train(classifier("train.steps=1", "model.network=mlp", "model.hidden=[8]"), tmp_path / "run", evaluator=None)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    texts = [row["text"] for row in log if row.get("event") == "note"]
+    assert texts == ["model.base_channels=8: network mlp has none", "model.stages=2: network mlp has none"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -247,8 +267,10 @@ ADAM = ["optimizer.name=adam", "optimizer.lr=3e-3", "train.schedule.name=cosine"
         (["model.network=context", "model.base_channels=16"], 0.85),
         (["model.convolution=factorized", "model.base_channels=16", "classifier.sam_rho=0.05", "ema.decay=0.9"], 0.8),
         (["model.convolution=separable", "model.base_channels=24", "classifier.mixup=0.2"], 0.7),
+        (["model.network=mlp", "model.activation=maxout", "model.hidden=[64,64]", "model.dropout=0.2"], 0.85),
+        (["model.normalization=group", "model.activation=maxout", "model.base_channels=16"], 0.85),
     ],
-    ids=["small_cnn", "se_resnet", "context", "factorized_sam_ema", "separable_mixup"],
+    ids=["small_cnn", "se_resnet", "context", "factorized_sam_ema", "separable_mixup", "maxout", "maxout_channels"],
 )
 def test_a_family_learns_to_read_digits_that_it_has_not_seen(overrides, bound):
     settings = ["data.batch_size=50", "train.steps=90", "split.validation=0", *ADAM, *overrides]
@@ -341,9 +363,9 @@ def test_pictures_that_are_none_are_refused(images, message):
         (["model.new_head=true"], ConfigError, "expected model.weights beside it, got none"),
         (["model.normalize=imagenet"], ConfigError, "model.normalize=imagenet: expected 3 channels, got 1"),
         (["split.folds=3", "split.fold=3"], ConfigError, r"split: fold: expected 0 to 2, got 3"),
-        (["data.limit=11"], DataError, "expected samples of every class in the validation part, got none of"),
+        (["data.limit=60"], DataError, "expected samples of every class in the validation part, got none of"),
         (["augment.cutout=9"], ConfigError, r"augment\.cutout: expected at most 8"),
-        (["model.network=lenet5", "data.image_size=28", "model.dropout_kind=spatial"], ConfigError, "no place for"),
+        (["model.network=lenet5", "data.image_size=28", "model.dropout_kind=spatial"], ConfigError, "a place for"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(overrides, kind, message):

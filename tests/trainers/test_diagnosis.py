@@ -258,6 +258,22 @@ def test_stop_ends_the_training_and_names_a_checkpoint_from_before(tmp_path, mon
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step_00000004.safetensors").step == 4
 
 
+def test_stop_says_where_no_checkpoint_from_before_is_kept(tmp_path, monkeypatch):
+    Collapsing(monkeypatch, from_step=5)
+    overrides = [*ROWS, "train.keep_last=1", "train.on_collapse=stop"]
+    message = r"None of the checkpoints that are kept is from before; the oldest is .*step_00000006\.safetensors"
+    with pytest.raises(RunError, match=message):
+        train(tiny_config(*overrides), tmp_path / "run", evaluator=None)
+
+
+def test_what_was_seen_during_the_warm_up_began_there(trainer, monkeypatch):
+    monkeypatch.setattr(DcganTrainer, "thresholds", replace(EAGER, warmup_steps=10))
+    diagnosis, ill = Diagnosis(trainer), {**HEALTHY, "diversity": 0.1}
+    found = [diagnosis.judge(step, HEALTHY if step < 8 else ill) for step in range(1, 13)]
+    assert kinds(found[-1]) == ["collapse"]
+    assert diagnosis.began(found[-1][0], 12) == 8 - trainer.config.train.log_every
+
+
 def test_rollback_goes_on_from_before_the_collapse_with_other_batches(tmp_path, monkeypatch):
     collapse = Collapsing(monkeypatch, from_step=5)
     batches: list[list[int]] = []

@@ -34,6 +34,9 @@ def test_the_real_or_generated_loss_is_that_of_a_class_more():
     expected = -0.5 * torch.log1p(-real.exp()).mean() - 0.5 * generated.mean()
     trainer.noise.generator.set_state(noise)
     metrics = trainer._update_discriminator(batch)
+    told = ((real.exp() < 0.5).float().mean() + (generated.exp() > 0.5).float().mean()) / 2  # shares rightly called
+    assert metrics["accuracy"].item() == pytest.approx(told.item())
+    assert metrics["margin"].item() == pytest.approx((metrics["real_logit"] - metrics["fake_logit"]).item())
     assert metrics["loss_unlabelled"].item() == pytest.approx(expected.item(), rel=1e-4)
     assert metrics["loss_labelled"].item() == pytest.approx(
         F.cross_entropy(labelled, batch["labelled_label"]).item(), rel=1e-4

@@ -308,10 +308,14 @@ def test_the_manifold_of_two_latents_is_a_preview_and_refused_for_others():
 
     plane = build("model.latent_dim=2")
     pictures = plane.preview(16, torch.Generator().manual_seed(0), examples)
-    assert [picture.name for picture in pictures] == ["", "reconstruction", "manifold"]
+    assert [picture.name for picture in pictures] == ["", "reconstruction", "manifold", "kl"]
     assert pictures[2].images.shape == (400, 1, 8, 8)
     assert pictures[1].columns == 10
-    assert [picture.name for picture in build().preview(16, torch.Generator(), examples)] == ["", "reconstruction"]
+    assert [picture.name for picture in build().preview(16, torch.Generator(), examples)] == [
+        "",
+        "reconstruction",
+        "kl",
+    ]
     with pytest.raises(UserError, match=r"expected a model with model\.latent_dim=2, got 4"):
         build().manifold(5)
     assert [code.name for code in build().codes()] == ["z0", "z1", "z2", "z3"]
@@ -370,7 +374,22 @@ def test_a_posterior_that_says_nothing_is_told_in_plain_words_after_the_warm_up(
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     told = [row for row in rows if row.get("event") == "diagnosis" and row["what"] == "posterior"]
     assert len(told) == 1
+    lists = [row["kl_per_latent"] for row in rows if "event" not in row]
+    assert all(len(values) == 4 for values in lists)
+    assert max(lists[-1]) < 0.01
+    assert (tmp_path / "run" / "samples" / "step_00000260_kl.png").is_file()
     assert "none of 4 latents carries more than 0.01 nats, so the decoder ignores z" in told[0]["text"]
+
+
+def test_the_kl_of_each_latent_is_the_closed_form_of_the_whole_batch():
+    trainer = build("model.conditional=true")
+    batch = {"image": torch.rand(6, 1, 8, 8) * 2 - 1, "label": torch.arange(6)}
+    with torch.no_grad():
+        pixels = trainer.likely_pixels(batch["image"])
+        mean, log_variance = trainer.networks["encoder"].eval()(pixels, batch["label"])
+    prior = torch.distributions.Normal(0.0, 1.0)
+    expected = torch.distributions.kl_divergence(torch.distributions.Normal(mean, (log_variance / 2).exp()), prior)
+    torch.testing.assert_close(trainer.kl_per_latent(batch), expected.mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_no_collapse_is_told_while_the_kl_is_still_warming_up_or_a_latent_is_in_use():
