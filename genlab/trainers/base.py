@@ -102,6 +102,7 @@ class Trainer:
         thresholds: when `findings` calls a number ill.
         watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
         graphs: does the steps, captured as CUDA graphs where they can be.
+        notes: what `begin` has to say, for the log.
         gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
     """
 
@@ -134,6 +135,7 @@ class Trainer:
         self.use_ema = True
         self.watches_gradients = False
         self.gradient_norms: dict[str, Tensor] = {}
+        self.notes: list[str] = []
         self.micro_batch_count = config.train.grad_accumulation
         self._check_batch_split()
 

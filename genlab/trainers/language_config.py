@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from genlab.config import RunConfig, Section
 from genlab.text_config import TextDataConfig
+from genlab.trainers.given_vectors import GivenVectors
 from genlab.trainers.sentence_config import Probability, Size
 from genlab.trainers.stack import AdamConfig
 
@@ -44,7 +45,7 @@ class TransformerConfig(Section):
     positions: Size = Field(256, description="longest text in tokens")
 
 
-class LanguageModelConfig(Section):
+class LanguageModelConfig(GivenVectors):
     """The network."""
 
     network: Literal["rnn", "lstm", "gru", "feedforward", "transformer"] = "lstm"
@@ -62,6 +63,8 @@ class LanguageModelConfig(Section):
                 f"transformer.heads: expected a divisor of model.embedding={self.embedding}, got "
                 f"{self.transformer.heads}"
             )
+        if self.tie or self.network == "transformer":
+            self.require_one_channel("with tie" if self.tie else "with network=transformer")
         if self.tie and self.network == "feedforward":
             raise ValueError("tie: expected false, as feedforward's output layer has other sizes than its vectors")
         if self.tie and self.network in ("rnn", "lstm", "gru") and self.recurrent.hidden != self.embedding:

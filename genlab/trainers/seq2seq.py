@@ -24,6 +24,7 @@ from genlab.models.seq2seq import RecurrentSeq2Seq, TransformerSeq2Seq
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer, Writing
+from genlab.trainers.given_vectors import load_given
 from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
 from genlab.trainers.seq2seq_config import Seq2SeqConfig, Seq2SeqModelConfig
 
@@ -38,11 +39,15 @@ AT_ONCE = 64
 
 def build_seq2seq(model: Seq2SeqModelConfig, source: int, target: int) -> nn.Module:
     """The network that `model` describes, for vocabularies of those sizes."""
+    channels = (model.source.channels, model.target.channels)
     if model.network == "lstm":
-        return RecurrentSeq2Seq(source, target, model.embedding, **model.recurrent.model_dump(), dropout=model.dropout)
+        return RecurrentSeq2Seq(
+            source, target, model.embedding, **model.recurrent.model_dump(), dropout=model.dropout, channels=channels
+        )
     return TransformerSeq2Seq(
-        source, target, model.embedding, **model.transformer.model_dump(), dropout=model.dropout, tie=model.tie
-    )
+        source, target, model.embedding, **model.transformer.model_dump(), dropout=model.dropout, tie=model.tie,
+        channels=channels,
+    )  # fmt: skip
 
 
 class Seq2SeqTrainer(Trainer):
@@ -61,6 +66,11 @@ class Seq2SeqTrainer(Trainer):
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"translator": build_optimizer(self.config.optimizer, self.networks["translator"].parameters())}
+
+    def begin(self) -> None:
+        network, model, seed = self.networks["translator"], self.config.model, self.config.seed
+        self.notes += load_given(model.source, network.source, self.source, seed, "model.source")
+        self.notes += load_given(model.target, network.target, self.target, seed, "model.target")
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import LengthStream
