@@ -1,8 +1,9 @@
 """The word2vec rows of `genlab bench op`: a block of text learnt in one call, beside embedding bags with autograd.
 
 Both sides make the same predictions. Ours draws windows and noise words inside the call; the peer is given its own,
-drawn before the clock starts. It takes all gradients at the old tables, ours moves them after every prediction: at so
-small a rate the changes agree to a part in a hundred, and nothing learnt would be an error of one.
+drawn before the clock starts. It takes all gradients at the old tables, ours moves them after every prediction, and
+with several threads loses a few updates: at so small a rate the changes of the tables agree to two parts in a hundred.
+Five are let pass; nothing learnt, or other predictions, would be an error of one or more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from genlab.bench.cases import Case, Tensors
 from genlab.ops import NegativeSampling, word2vec_reference
 
 OP = "word2vec_step"
-KEY, RATE, SLACK = 7, 4e-4, 2e3
+KEY, RATE, SLACK = 7, 4e-4, 5e3
 SENTENCE = 20  # words
 
 
