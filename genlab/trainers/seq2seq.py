@@ -26,6 +26,7 @@ from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer, Writing
 from genlab.trainers.given_vectors import load_given
 from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
+from genlab.trainers.places import require_places
 from genlab.trainers.seq2seq_config import Seq2SeqConfig, Seq2SeqModelConfig
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Seq2SeqTrainer(Trainer):
         from genlab.data.text_streams import LengthStream
 
         data = self.config.data
+        require_places(self, dataset, self.networks["translator"].positions, "model.transformer.positions")
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
 
     @property
@@ -108,27 +110,28 @@ class Seq2SeqTrainer(Trainer):
 
     # What a trained one is asked for.
 
-    def translate(self, texts: Sequence[str], beam: int | None = None) -> list[str]:
+    def translate(self, texts: Sequence[str], beam: int | None = None, cut: int | None = None) -> list[str]:
         """Translations of sentences as a person types them.
 
         Args:
             texts: sentences.
             beam: hypotheses that are followed; None: as the configuration says; 1 is the greedy choice.
+            cut: only so many tokens of a sentence are read, its end counted; None: all.
 
         Raises:
             UserError: an empty sentence, or one longer than the model's places; names its number.
         """
-        rows = self._encode(texts)
+        rows = self._encode(texts, cut)
         made: list[str] = []
         for at in range(0, len(rows), AT_ONCE):
             numbers = self._search(*self._padded(rows[at : at + AT_ONCE]), beam)
             made += [self.target.decode(row) for row in numbers]
         return made
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str], cut: int | None = None) -> list[list[int]]:
         rows, places = [], self.networks["translator"].positions
         for number, text in enumerate(texts, start=1):
-            row = self.source.encode(text)
+            row = self.source.encode(text)[: None if cut is None else cut - 1]
             if not row:
                 raise UserError(f"sentence {number}: expected words, got {text!r}; leave it out")
             if places is not None and len(row) + 1 > places:
@@ -161,7 +164,9 @@ class Seq2SeqTrainer(Trainer):
         (row,) = self._encode([text])
         source, lengths = self._padded([row])
         numbers = self.target.encode(translation) if translation else self._search(source, lengths)[0]
+        # A translation that has as many tokens as there are places was not ended.
         target = torch.tensor([[*numbers, self.target.special(END)]], device=self.device)
+        target = target[:, : self.networks["translator"].positions]
         with self.inference():
             weights = self.networks["translator"].attention_map(source, lengths, self._given(target))
         names = [[codec.tokens[n] for n in ns] for codec, ns in ((self.source, row), (self.target, target[0].tolist()))]

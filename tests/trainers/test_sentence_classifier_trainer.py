@@ -118,13 +118,27 @@ def test_sentences_longer_than_the_places_are_refused():
     dataset = data.build(config.data)
     trainer = ALGORITHMS.get("sentence_classifier")(config, DataSpec.of(dataset))
     with pytest.raises(
-        ConfigError, match=r"positions: expected at least \d+, the tokens of the longest sentence, got 15"
+        ConfigError, match=r"positions: expected at least \d+, the tokens of the longest sentence of the train part"
     ):
         trainer.open_stream(dataset, seed=0)
     with pytest.raises(
         UserError, match="sentence 1: expected at most 15 tokens, the places that the model has, got 16"
     ):
         trainer.classify(["good " * 16])
+
+
+def test_a_test_sentence_longer_than_the_places_is_told_before_the_training(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("good film\t0\nbad\t1\n" * 10)
+    (folder / "test.tsv").write_text(f"good film\t0\n{'long ' * 60}\t1\n")
+    overrides = ["data.name=sentences", f"data.root={folder}", "data.batch_size=4", "model.network=transformer"]
+    overrides += ["model.transformer={layers: 1, heads: 2, positions: 32}", "train.steps=1", "train.tensorboard=false"]
+    message = r"positions: expected at least 60, .* longest sentence of the test part, got 32; .*data\.max_length=32"
+    with pytest.raises(ConfigError, match=message):
+        train(load_config("sentence_classifier_tiny", overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(load_config("sentence_classifier_tiny", [*overrides, "data.max_length=32"]), tmp_path / "cut")
 
 
 @pytest.mark.parametrize(
