@@ -9,23 +9,15 @@ from pydantic import Field, model_validator
 from genlab.config import RunConfig, Section
 from genlab.text_config import TextDataConfig
 from genlab.trainers.given_vectors import GivenVectors
-from genlab.trainers.sentence_config import Probability, Size
+from genlab.trainers.sentence_config import Probability, SequenceDropouts, Size
 from genlab.trainers.stack import AdamConfig
 
 
-class LanguageRecurrentConfig(Section):
+class LanguageRecurrentConfig(SequenceDropouts):
     """Of rnn, lstm and gru."""
 
     hidden: Size = 512
     layers: int = Field(2, ge=1, le=16)
-    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
-    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
-    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights (Merity et al. 2017: 0.5)")
-    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
-
-    def dropouts(self) -> dict[str, float]:
-        """The dropouts inside of the recurrence."""
-        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
 
 
 class FeedForwardConfig(Section):

@@ -14,21 +14,26 @@ from genlab.trainers.sizes import Probability, Size
 from genlab.trainers.stack import AdamConfig
 
 
-class RecurrentConfig(Section):
+class SequenceDropouts(Section):
+    """What is left out inside of a recurrence."""
+
+    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
+    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
+    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights (Merity et al. 2017: 0.5)")
+    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
+
+    def dropouts(self) -> dict[str, float]:
+        """The dropouts inside of the recurrence."""
+        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
+
+
+class RecurrentConfig(SequenceDropouts):
     """Of rnn, lstm and gru."""
 
     hidden: Size = Field(150, description="units of one direction")
     layers: int = Field(1, ge=1, le=16)
     bidirectional: bool = Field(True, description="a second network reads from the end")
     pooling: Literal["last", "max", "mean"] = Field("max", description="of the outputs over time")
-    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
-    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
-    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights")
-    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
-
-    def dropouts(self) -> dict[str, float]:
-        """The dropouts inside of the recurrence."""
-        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
 
 
 class CnnConfig(Section):
