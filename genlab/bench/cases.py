@@ -23,6 +23,7 @@ OPS = (
     *("cross_entropy", "gan_loss", "reparametrize_kl"),
     "scaled_dot_product_attention",
     *recurrent_cases.OPS,
+    "word2vec_step",
 )
 SHAPES = ("quick", "full", "tiny")
 
@@ -283,6 +284,7 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     """
     from genlab.bench.attention_cases import attention_cases  # which takes Case from here
     from genlab.bench.loss_cases import loss_cases
+    from genlab.bench.word2vec_cases import word2vec_cases
     from genlab.registry import nearest
 
     for what, value, known in [("op", name, OPS) for name in names] + [("--shapes", shapes, SHAPES)]:
@@ -299,4 +301,5 @@ def make_cases(names: list[str], shapes: str) -> list[Case]:
     cases += loss_cases(shapes)
     cases += attention_cases(shapes)
     cases += [case for layer in recurrent_cases.layers(shapes) for case in _recurrence(layer)]
+    cases += word2vec_cases(shapes)
     return [case for case in cases if not names or case.op in names]

@@ -72,6 +72,11 @@ class TokenDataset(ImageDataset):
         """What sentences are sorted by before they are batched, int64 (N,); None where all are equally long."""
         return None
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence; only of sets of sentences."""
+        return int(self.lengths.max())
+
 
 class SentenceDataset(TokenDataset):
     """Sentences, each with a class. Batches: "tokens" (N, T), "length" (N,), "label" (N,), all int64.
@@ -162,6 +167,11 @@ class PairDataset(TokenDataset):
         # The longer side first: it decides how wide the batch gets on that side.
         source, target = (rows.lengths for rows in self._rows)
         return np.maximum(source, target) * 4096 + np.minimum(source, target)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence of either side, its end counted."""
+        return max(int(rows.lengths.max()) for rows in self._rows)
 
     def fetch(self, indices: np.ndarray, key: EpochKey | None = None) -> dict[str, Tensor]:
         batch = {}

@@ -61,7 +61,8 @@ def bleu_scores(trainer: Any, data: EvaluationData, facts: dict[str, Any]) -> li
         pairs = [dataset.texts[row] for row in evenly_spaced(len(dataset), data.samples)]
         found: list[str] = []
         for at in range(0, len(pairs), AT_ONCE):
-            found += trainer.translate([source for source, _ in pairs[at : at + AT_ONCE]])
+            sources = [source for source, _ in pairs[at : at + AT_ONCE]]
+            found += trainer.translate(sources, cut=data.config.data.max_length)
             data.progress("translation", len(found), len(pairs))
         value, signature = corpus_bleu(found, [target for _, target in pairs], data.config.data.lowercase)
         protocol = {"real": source_facts(dataset, len(pairs)), "sacrebleu": signature, **facts}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from genlab.models.captioning_encoder import ImageEncoder
 from genlab.models.recurrences import build_recurrent, rows_state, run_recurrent, state_rows
+from genlab.models.word_embedding import WordEmbedding
 
 State = tuple[Tensor, ...]
 
@@ -97,17 +98,19 @@ class Captioner(nn.Module):
         gate: beta_t = sigmoid(f_beta(h_{t-1})), which scales the context (section 4.2.1).
         dropout: on words' vectors and before the output.
         glimpse: of hard attention where nothing is drawn: "argmax", the likeliest place, or "expected".
+        channels: of the words' `WordEmbedding`.
     """
 
     def __init__(
         self, encoder: ImageEncoder, vocabulary: int, embedding: int = 256, hidden: int = 256,
         attention_size: int = 128, attention: str = "soft", *, gate: bool = True, dropout: float = 0.0,
-        glimpse: str = "argmax",
+        glimpse: str = "argmax", channels: str = "rand",
     ) -> None:  # fmt: skip
         super().__init__()
         features = encoder.channels
         self.kind, self.glimpse, self.encoder = attention, glimpse, encoder
-        self.words = nn.Embedding(vocabulary, embedding)
+        self.words = WordEmbedding(vocabulary, embedding, channels)
+        embedding = self.words.dim
         nn.init.normal_(self.words.weight, std=0.1)
         # f_init,h and f_init,c of the mean annotation vector
         self.first_hidden, self.first_cell = (nn.Sequential(nn.Linear(features, hidden), nn.Tanh()) for _ in range(2))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genlab.models.recurrences import build_recurrent, rows_state, run_recurrent, state_rows, zero_state
 from genlab.models.transformer import Block, check_length
+from genlab.models.word_embedding import WordEmbedding
 from genlab.nn import LayerNormAct
 
 State = tuple[Tensor, ...]
@@ -27,6 +28,7 @@ class RecurrentLanguageModel(nn.Module):
         hidden, layers: of the recurrence.
         dropout: on the vectors, between layers and before the output.
         tie: the output layer's rows are the tokens' vectors (Inan et al. 2017); needs hidden = embedding.
+        channels: of `WordEmbedding`.
         **dropouts: inside of the recurrence.
     """
 
@@ -41,12 +43,12 @@ class RecurrentLanguageModel(nn.Module):
         layers: int = 2,
         dropout: float = 0.0,
         tie: bool = False,
+        channels: str = "rand",
         **dropouts: float,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, embedding)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        self.recurrent = build_recurrent(kind, embedding, hidden, layers, dropout=dropout, **dropouts)
+        self.embedding = WordEmbedding(vocabulary, embedding, channels, scale=0.1)
+        self.recurrent = build_recurrent(kind, self.embedding.dim, hidden, layers, dropout=dropout, **dropouts)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, vocabulary)
         if tie:
@@ -74,22 +76,23 @@ class FeedForwardLanguageModel(nn.Module):
         hidden: units of the tanh layer.
         direct: whether there is W, from the vectors to the output.
         dropout: on the hidden layer.
+        channels: of `WordEmbedding`.
     """
 
     positions = None
 
     def __init__(
         self, vocabulary: int, embedding: int, context: int = 5, hidden: int = 100, direct: bool = True,
-        dropout: float = 0.0,
+        dropout: float = 0.0, channels: str = "rand",
     ) -> None:  # fmt: skip
         super().__init__()
         self.context, self.before = context, vocabulary  # one vector more: of places before the beginning
-        self.embedding = nn.Embedding(vocabulary + 1, embedding)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        self.hidden = nn.Linear(context * embedding, hidden)
+        self.embedding = WordEmbedding(vocabulary + 1, embedding, channels, scale=0.1)
+        inputs = context * self.embedding.dim
+        self.hidden = nn.Linear(inputs, hidden)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, vocabulary)
-        self.direct = nn.Linear(context * embedding, vocabulary, bias=False) if direct else None
+        self.direct = nn.Linear(inputs, vocabulary, bias=False) if direct else None
 
     def start(self, count: int, device: torch.device) -> State:
         return (torch.full((count, self.context - 1), self.before, dtype=torch.int64, device=device),)
@@ -115,6 +118,7 @@ class CausalTransformer(nn.Module):
         positions: longest text, in tokens.
         dropout: of vectors, branches and weights of attention.
         tie: the output layer's rows are the tokens' vectors.
+        channels: of `WordEmbedding`, those of one channel.
     """
 
     def __init__(
@@ -127,10 +131,11 @@ class CausalTransformer(nn.Module):
         positions: int = 256,
         dropout: float = 0.0,
         tie: bool = True,
+        channels: str = "rand",
     ) -> None:
         super().__init__()
         self.positions = positions
-        self.embedding, self.places = nn.Embedding(vocabulary, width), nn.Embedding(positions, width)
+        self.embedding, self.places = WordEmbedding(vocabulary, width, channels), nn.Embedding(positions, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(width, heads, feedforward or 4 * width, dropout, "gelu", pre_norm=True) for _ in range(layers)

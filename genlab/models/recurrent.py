@@ -12,66 +12,18 @@ from genlab.models.recurrences import build_recurrent, run_recurrent
 from genlab.models.word_embedding import WordEmbedding
 
 
-class RecurrentClassifier(nn.Module):
-    """A stacked, bidirectional recurrent network over the words, pooled over time, and a linear layer.
+class RecurrentReader(nn.Module):
+    """What classifiers of sentences and of words share: a stacked recurrent network over the words, a linear layer.
 
     Args:
         embedding: of the words.
-        classes: number of classes.
+        classes: of a sentence, or tags of a word.
         kind: "rnn", "lstm" or "gru".
         hidden: units of one direction.
         layers: stacked.
         bidirectional: whether a second network reads from the end.
-        pooling: "last": the final hidden states; "max" or "mean" of all outputs over time.
-        dropout: on the words and before the output layer.
+        dropout: on the words, between layers and before the output layer.
         **dropouts: inside of the recurrence (`build_recurrent`).
-    """
-
-    def __init__(
-        self,
-        embedding: WordEmbedding,
-        classes: int,
-        kind: str = "lstm",
-        hidden: int = 128,
-        layers: int = 1,
-        bidirectional: bool = True,
-        pooling: str = "max",
-        dropout: float = 0.5,
-        **dropouts: Any,
-    ) -> None:
-        super().__init__()
-        self.embedding, self.pooling = embedding, pooling
-        self.recurrent = build_recurrent(
-            kind, embedding.dim, hidden, layers, bidirectional=bidirectional, dropout=dropout, **dropouts
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden * (2 if bidirectional else 1), classes)
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(N, T) and (N,) int64 to logits (N, classes)."""
-        outputs, state = run_recurrent(self.recurrent, self.dropout(self.embedding(tokens)), None, lengths)
-        return self.output(self.dropout(self._pooled(outputs, state, lengths)))
-
-    def _pooled(self, outputs: Tensor, state: Any, lengths: Tensor) -> Tensor:
-        if self.pooling == "last":
-            hidden = state[0] if isinstance(state, tuple) else state
-            directions = 2 if self.recurrent.bidirectional else 1
-            return torch.cat(list(hidden[-directions:]), dim=1)
-        inside = lengths_to_mask(lengths, outputs.shape[1])[:, :, None]
-        if self.pooling == "max":
-            return outputs.masked_fill(~inside, -torch.inf).amax(dim=1)
-        return (outputs * inside).sum(dim=1) / lengths[:, None]
-
-
-class RecurrentTagger(nn.Module):
-    """A recurrent network over the words and a linear layer on each of its outputs (Huang et al. 2015).
-
-    Args:
-        embedding: of the words.
-        classes: number of tags.
-        kind, hidden, layers, bidirectional: of the recurrence.
-        dropout: on the words and before the output layer.
-        **dropouts: inside of the recurrence.
     """
 
     def __init__(
@@ -92,10 +44,44 @@ class RecurrentTagger(nn.Module):
         )
         self.output = nn.Linear(hidden * (2 if bidirectional else 1), classes)
 
+    def read(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        """(N, T) and (N,) int64 to (outputs (N, T, directions * hidden), the last state)."""
+        return run_recurrent(self.recurrent, self.dropout(self.embedding(tokens)), None, lengths)
+
+
+class RecurrentClassifier(RecurrentReader):
+    """One class for a sentence: the outputs are pooled over time.
+
+    Args:
+        pooling: "last": the final hidden states; "max" or "mean" of all outputs over time.
+        *args, **kwargs: of `RecurrentReader`.
+    """
+
+    def __init__(self, *args: Any, pooling: str = "max", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pooling = pooling
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T) and (N,) int64 to logits (N, classes)."""
+        return self.output(self.dropout(self._pooled(*self.read(tokens, lengths), lengths)))
+
+    def _pooled(self, outputs: Tensor, state: Any, lengths: Tensor) -> Tensor:
+        if self.pooling == "last":
+            hidden = state[0] if isinstance(state, tuple) else state
+            directions = 2 if self.recurrent.bidirectional else 1
+            return torch.cat(list(hidden[-directions:]), dim=1)
+        inside = lengths_to_mask(lengths, outputs.shape[1])[:, :, None]
+        if self.pooling == "max":
+            return outputs.masked_fill(~inside, -torch.inf).amax(dim=1)
+        return (outputs * inside).sum(dim=1) / lengths[:, None]
+
+
+class RecurrentTagger(RecurrentReader):
+    """One tag for each word, from the output at its place (Huang et al. 2015)."""
+
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """(N, T) and (N,) int64 to logits (N, T, classes)."""
-        outputs, _ = run_recurrent(self.recurrent, self.dropout(self.embedding(tokens)), None, lengths)
-        return self.output(self.dropout(outputs))
+        return self.output(self.dropout(self.read(tokens, lengths)[0]))
 
 
 class RecurrentForecaster(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genlab.data.text_base import lengths_to_mask
 from genlab.models.recurrences import build_recurrent, rows_state, run_recurrent, state_rows
 from genlab.models.transformer import Block, check_length, sinusoids
+from genlab.models.word_embedding import WordEmbedding
 
 State = tuple[Tensor, ...]
 
@@ -55,23 +56,24 @@ class RecurrentSeq2Seq(nn.Module):
         layers: stacked, in both.
         attention: "dot", "additive" or "none".
         dropout: on vectors, between layers and before the output.
+        channels: of source's and target's `WordEmbedding`.
     """
 
     positions = None
 
     def __init__(
         self, source_vocabulary: int, target_vocabulary: int, embedding: int = 256, hidden: int = 256, layers: int = 1,
-        attention: str = "dot", dropout: float = 0.0,
+        attention: str = "dot", dropout: float = 0.0, channels: tuple[str, str] = ("rand", "rand"),
     ) -> None:  # fmt: skip
         super().__init__()
-        self.source, self.target = (
-            nn.Embedding(source_vocabulary, embedding),
-            nn.Embedding(target_vocabulary, embedding),
-        )
+        self.source = WordEmbedding(source_vocabulary, embedding, channels[0])
+        self.target = WordEmbedding(target_vocabulary, embedding, channels[1])
         for table in (self.source, self.target):
             nn.init.normal_(table.weight, std=0.1)
-        self.encoder = build_recurrent("lstm", embedding, hidden // 2, layers, bidirectional=True, dropout=dropout)
-        self.decoder = build_recurrent("lstm", embedding, hidden, layers, dropout=dropout)
+        self.encoder = build_recurrent(
+            "lstm", self.source.dim, hidden // 2, layers, bidirectional=True, dropout=dropout
+        )
+        self.decoder = build_recurrent("lstm", self.target.dim, hidden, layers, dropout=dropout)
         self.attention = None if attention == "none" else AttentionScore(attention, hidden)
         self.mix = nn.Linear(2 * hidden, hidden, bias=False) if self.attention is not None else None
         self.dropout, self.output = nn.Dropout(dropout), nn.Linear(hidden, target_vocabulary)
@@ -116,15 +118,18 @@ class TransformerSeq2Seq(nn.Module):
         width, layers, heads, feedforward, dropout: of the blocks; as many of encoder and decoder.
         positions: longest sentence in tokens.
         tie: the output layer's rows are the target's vectors (section 3.4).
+        channels: of source's and target's `WordEmbedding`, those of one channel.
     """
 
     def __init__(
         self, source_vocabulary: int, target_vocabulary: int, width: int = 256, layers: int = 3, heads: int = 4,
         feedforward: int | None = None, positions: int = 256, dropout: float = 0.1, tie: bool = True,
+        channels: tuple[str, str] = ("rand", "rand"),
     ) -> None:  # fmt: skip
         super().__init__()
         self.positions, self.scale = positions, math.sqrt(width)
-        self.source, self.target = nn.Embedding(source_vocabulary, width), nn.Embedding(target_vocabulary, width)
+        self.source = WordEmbedding(source_vocabulary, width, channels[0])
+        self.target = WordEmbedding(target_vocabulary, width, channels[1])
         self.register_buffer("places", sinusoids(positions, width), persistent=False)
         inner = feedforward or 4 * width
         self.encoder = nn.ModuleList(Block(width, heads, inner, dropout) for _ in range(layers))

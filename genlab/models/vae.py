@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlab.likelihood import gaussian_log_density
+from genlab.models.mlp import Activation
 from genlab.nn import Conv2d, ConvTranspose2d
-from genlab.ops import activation as act
 
 ImageShape = tuple[int, int, int]
 MIN_LOG_DEVIATION = math.log(1 / 255)  # half a grey level of pixels in [-1, 1]: sharper would count rounding as detail
@@ -91,22 +91,6 @@ class GaussianLikelihood(nn.Module):
 def soft_floor(x: Tensor, floor: float) -> Tensor:
     """`x` bent smoothly so that it stays above `floor` and keeps a gradient there."""
     return floor + F.softplus(x - floor)
-
-
-class Activation(nn.Module):
-    """One of the lab's activations as a layer between dense ones."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        act.check("Activation", name, 0.2)
-        self.name = name
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Same shape."""
-        return act.apply(input, self.name, 0.2)
-
-    def extra_repr(self) -> str:
-        return self.name
 
 
 def dense_layers(widths: Sequence[int], activation: str) -> list[nn.Module]:

@@ -12,11 +12,11 @@ from genlab.word_vectors import WordVectors
 CHANNELS = ("rand", "static", "non_static", "multichannel")
 
 
-class WordEmbedding(nn.Module):
+class WordEmbedding(nn.Embedding):
     """Vectors of tokens, in the four variants of Kim (2014), section 3.1.
 
-    rand: learnt from random ones. static: given, fixed. non_static: given, tuned. multichannel: one channel of each of
-    the latter two, side by side. Given vectors come by `load`; words without one keep a random vector.
+    rand: learnt from random ones. static: given, fixed. non_static: given, tuned. multichannel: a tuned and a fixed
+    channel of given ones side by side. Given vectors come by `load`; words without one keep a random vector.
 
     Args:
         vocabulary: number of tokens.
@@ -24,48 +24,55 @@ class WordEmbedding(nn.Module):
         channels: one of `CHANNELS`.
         padding: the token whose vector is zero and stays so; None: none is.
         scale: random vectors are uniform in [-scale, scale].
+
+    Attributes:
+        weight: (V, dim), the tuned table; of static the fixed one.
+        given: the fixed table of multichannel, else None.
+        dim: numbers of what `forward` gives: twice `dim` with multichannel.
     """
 
     def __init__(
         self, vocabulary: int, dim: int, channels: str = "rand", padding: int | None = None, scale: float = 0.25
     ) -> None:
-        super().__init__()
-        self.channels, self.padding = channels, padding
         start = torch.empty(vocabulary, dim).uniform_(-scale, scale)
         if padding is not None:
             start[padding] = 0.0
-        if channels in ("static", "multichannel"):
-            self.register_buffer("given", start.clone())
-        if channels != "static":
-            self.tuned = nn.Embedding(vocabulary, dim, padding_idx=padding, _weight=start.clone())
+        super().__init__(vocabulary, dim, padding_idx=padding, _weight=start)
+        self.weight.requires_grad_(channels != "static")
+        self.register_buffer("given", start.clone() if channels == "multichannel" else None)
         self.dim = dim * (2 if channels == "multichannel" else 1)
 
-    def load(self, vectors: WordVectors, tokens: Sequence[str]) -> int:
-        """Puts given vectors in place; returns how many of the tokens have one.
+    def load(self, vectors: WordVectors, tokens: Sequence[str], generator: torch.Generator | None = None) -> None:
+        """Puts given vectors in place.
 
         Words without one are drawn with the variance of those that have (Kim 2014, section 3.2).
 
+        Args:
+            vectors: of any words.
+            tokens: of the first rows, in their order.
+            generator: that vectors are drawn from; default: torch's own.
+
         Raises:
-            ValueError: vectors of another length.
+            ValueError: vectors of another length, or of none of the tokens.
         """
-        tables = [table for table in (getattr(self, "given", None),) if table is not None]
-        tables += [self.tuned.weight] if self.channels != "static" else []
-        length = tables[0].shape[1]
-        if vectors.vectors.shape[1] != length:
-            raise ValueError(f"expected vectors of {length} numbers, got {vectors.vectors.shape[1]}")
+        if vectors.vectors.shape[1] != self.embedding_dim:
+            raise ValueError(f"expected vectors of {self.embedding_dim} numbers, got {vectors.vectors.shape[1]}")
         rows, known = vectors.rows_for(tokens)
-        spread = rows[known].std() * 3**0.5 if known.any() else torch.tensor(0.25)  # uniform of the same variance
-        fresh = torch.where(known[:, None], rows, torch.empty_like(rows).uniform_(-1, 1) * spread)
-        if self.padding is not None:
-            fresh[self.padding] = 0.0
+        if not known.any():
+            raise ValueError(f"expected vectors of some of the {len(tokens)} tokens, got none")
+        drawn = torch.empty_like(rows).uniform_(-1, 1, generator=generator)
+        spread = rows[known].std(unbiased=False) * 3**0.5  # of the uniform distribution of that variance
+        fresh = torch.where(known[:, None], rows, drawn * spread)
+        if self.padding_idx is not None:
+            fresh[self.padding_idx] = 0.0
         with torch.no_grad():
-            for table in tables:
-                table.copy_(fresh)
-        return int(known.sum())
+            for table in (self.weight, self.given):
+                if table is not None:
+                    table[: len(tokens)] = fresh.to(table.device)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, T) int64 to (N, T, dim)."""
-        fixed = [nn.functional.embedding(tokens, self.given)] if self.channels in ("static", "multichannel") else []
-        tuned = [self.tuned(tokens)] if self.channels != "static" else []
-        parts = fixed + tuned
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        tuned = super().forward(tokens)
+        if self.given is None:
+            return tuned
+        return torch.cat([nn.functional.embedding(tokens, self.given), tuned], dim=-1)

@@ -102,6 +102,7 @@ class Trainer:
         thresholds: when `findings` calls a number ill.
         watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
         graphs: does the steps, captured as CUDA graphs where they can be.
+        notes: what `begin` has to say of the configuration and what it loaded, for the beginning of the log.
         gradient_norms: optimiser's name -> norm of the gradient of its last watched update, 0-d.
     """
 
@@ -134,6 +135,7 @@ class Trainer:
         self.use_ema = True
         self.watches_gradients = False
         self.gradient_norms: dict[str, Tensor] = {}
+        self.notes: list[str] = []
         self.micro_batch_count = config.train.grad_accumulation
         self._check_batch_split()
 
@@ -282,12 +284,8 @@ class Trainer:
 
         return BatchStream(dataset, self.config.data.batch_size, **settings)
 
-    def notes(self) -> list[str]:
-        """What a user should know of the configuration before the first step: the log of a new run begins with it."""
-        return []
-
     def begin(self) -> None:
-        """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere."""
+        """Called before the first step of a new run, not of a resumed one: weights that come from elsewhere, notes."""
 
     def preview(
         self, count: int, generator: torch.Generator, examples: Callable[[int], Batch]

@@ -32,6 +32,7 @@ from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer, Writing
 from genlab.trainers.captioning_config import CaptioningConfig, build_captioner, load_encoder
 from genlab.trainers.classifier_config import check_pictures
+from genlab.trainers.given_vectors import load_given
 
 if TYPE_CHECKING:
     from genlab.data import BatchStream, ImageDataset
@@ -69,9 +70,10 @@ class CaptioningTrainer(Trainer):
         return {"captioner": self.config.ema} if self.config.ema is not None else {}
 
     def begin(self) -> None:
-        encoder = self.config.model.encoder
-        if encoder.weights is not None:
-            load_encoder(self.networks["captioner"].encoder, self.data.shape, encoder)
+        model, network = self.config.model, self.networks["captioner"]
+        if model.encoder.weights is not None:
+            load_encoder(network.encoder, self.data.shape, model.encoder)
+        self.notes += load_given(model, network.words, self.codec, self.config.seed)
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.augmentation import AugmentedSamples

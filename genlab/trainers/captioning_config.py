@@ -16,6 +16,7 @@ from genlab.models.captioning import Captioner
 from genlab.models.captioning_encoder import ImageEncoder
 from genlab.models.classifiers import ClassifierModelConfig, build_classifier
 from genlab.trainers.classifier_config import as_imagenet, load_weights
+from genlab.trainers.given_vectors import GivenVectors
 from genlab.trainers.sentence_config import Probability, Size
 from genlab.trainers.seq2seq_config import DecodingConfig
 from genlab.trainers.stack import AdamConfig
@@ -38,7 +39,7 @@ class EncoderConfig(ClassifierModelConfig):
         return self
 
 
-class CaptioningModelConfig(Section):
+class CaptioningModelConfig(GivenVectors):
     """The networks."""
 
     encoder: EncoderConfig = Field(default_factory=EncoderConfig)
@@ -91,7 +92,7 @@ def build_captioner(shape: tuple[int, ...], vocabulary: int, config: CaptioningC
         raise ConfigError(f"model.encoder.network={encoder.network}: {error}") from None
     return Captioner(
         sees, vocabulary, model.embedding, model.hidden, model.attention_size, model.attention, gate=model.gate,
-        dropout=model.dropout, glimpse=config.hard.glimpse,
+        dropout=model.dropout, glimpse=config.hard.glimpse, channels=model.channels,
     )  # fmt: skip
 
 

@@ -72,13 +72,11 @@ class ClassifierTrainer(Trainer):
     def averaged_networks(self) -> dict[str, EmaConfig]:
         return {"classifier": self.config.ema} if self.config.ema is not None else {}
 
-    def notes(self) -> list[str]:
-        model = self.config.model
-        return [f"model.{name}={getattr(model, name)}: network {model.network} has none" for name in model.unused]
-
     def begin(self) -> None:
-        if self.config.model.weights is not None:
-            load_weights(self.networks["classifier"], self.config.model.weights, new_head=self.config.model.new_head)
+        model = self.config.model
+        self.notes += [f"model.{name}={getattr(model, name)}: network {model.network} has none" for name in model.unused]
+        if model.weights is not None:
+            load_weights(self.networks["classifier"], model.weights, new_head=model.new_head)
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.augmentation import AugmentedSamples

@@ -8,23 +8,16 @@ from pydantic import Field, model_validator
 
 from genlab.config import RunConfig, Section
 from genlab.text_config import TextDataConfig
-from genlab.trainers.sentence_config import Probability, Size
+from genlab.trainers.given_vectors import GivenVectors
+from genlab.trainers.sentence_config import Probability, SequenceDropouts, Size
 from genlab.trainers.stack import AdamConfig
 
 
-class LanguageRecurrentConfig(Section):
+class LanguageRecurrentConfig(SequenceDropouts):
     """Of rnn, lstm and gru."""
 
     hidden: Size = 512
     layers: int = Field(2, ge=1, le=16)
-    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
-    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
-    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights (Merity et al. 2017: 0.5)")
-    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
-
-    def dropouts(self) -> dict[str, float]:
-        """The dropouts inside of the recurrence."""
-        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
 
 
 class FeedForwardConfig(Section):
@@ -44,7 +37,7 @@ class TransformerConfig(Section):
     positions: Size = Field(256, description="longest text in tokens")
 
 
-class LanguageModelConfig(Section):
+class LanguageModelConfig(GivenVectors):
     """The network."""
 
     network: Literal["rnn", "lstm", "gru", "feedforward", "transformer"] = "lstm"
@@ -62,6 +55,8 @@ class LanguageModelConfig(Section):
                 f"transformer.heads: expected a divisor of model.embedding={self.embedding}, got "
                 f"{self.transformer.heads}"
             )
+        if self.tie or self.network == "transformer":
+            self.require_one_channel("with tie" if self.tie else "with network=transformer")
         if self.tie and self.network == "feedforward":
             raise ValueError("tie: expected false, as feedforward's output layer has other sizes than its vectors")
         if self.tie and self.network in ("rnn", "lstm", "gru") and self.recurrent.hidden != self.embedding:

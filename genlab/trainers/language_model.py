@@ -31,6 +31,7 @@ from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.text_sampling import Sampling, generate_tokens
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.given_vectors import load_given
 from genlab.trainers.language_config import LanguageConfig, LanguageModelConfig
 
 if TYPE_CHECKING:
@@ -46,16 +47,18 @@ def build_language_network(model: LanguageModelConfig, vocabulary: int) -> nn.Mo
     """The network that `model` describes."""
     if model.network == "feedforward":
         return FeedForwardLanguageModel(
-            vocabulary, model.embedding, **model.feedforward.model_dump(), dropout=model.dropout
-        )
+            vocabulary, model.embedding, **model.feedforward.model_dump(), dropout=model.dropout,
+            channels=model.channels,
+        )  # fmt: skip
     if model.network == "transformer":
         return CausalTransformer(
-            vocabulary, model.embedding, **model.transformer.model_dump(), dropout=model.dropout, tie=model.tie
-        )
+            vocabulary, model.embedding, **model.transformer.model_dump(), dropout=model.dropout, tie=model.tie,
+            channels=model.channels,
+        )  # fmt: skip
     settings = model.recurrent
     return RecurrentLanguageModel(
         vocabulary, model.embedding, model.network, settings.hidden, settings.layers, model.dropout, model.tie,
-        **settings.dropouts(),
+        model.channels, **settings.dropouts(),
     )  # fmt: skip
 
 
@@ -84,6 +87,9 @@ class LanguageModelTrainer(Trainer):
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"model": build_optimizer(self.config.optimizer, self.networks["model"].parameters())}
+
+    def begin(self) -> None:
+        self.notes += load_given(self.config.model, self.networks["model"].embedding, self.codec, self.config.seed)
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import ContiguousStream

@@ -97,7 +97,7 @@ class Loop:
             facts["cuda_graphs"] = trainer.graphs.describe()
             self.recorder.log({"event": "environment", **facts})
             if self.last_checkpoint is None:
-                for note in [*self._notes, *trainer.notes()]:
+                for note in (*self._notes, *trainer.notes):
                     self.recorder.log({"event": "note", "text": note})
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genlab.data.text_vocabulary import BEGIN, END, PAD, UNKNOWN, TextCodec
-from genlab.errors import ConfigError, UserError
+from genlab.errors import UserError
 from genlab.models.bert import BertClassifier, without_decay
 from genlab.models.recurrences import RECURRENT
 from genlab.models.recurrent import RecurrentClassifier
@@ -28,7 +28,9 @@ from genlab.models.word_embedding import WordEmbedding
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.given_vectors import load_given
 from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
+from genlab.trainers.places import require_places
 from genlab.trainers.pretrained_bert import load_pretrained
 from genlab.trainers.sentence_config import SentenceConfig, SentenceModelConfig
 
@@ -88,29 +90,18 @@ class SentenceClassifierTrainer(Trainer):
         return model.transformer.positions if model.network == "transformer" else None
 
     def begin(self) -> None:
-        if self.config.model.bert.pretrained is not None:
-            load_pretrained(self.networks["classifier"], self.config.model.bert, self._codec)
-        if self.config.model.vectors is not None:
-            from genlab.word_vectors import load_vectors
-
-            vectors = load_vectors(self.config.model.vectors)
-            try:
-                self.networks["classifier"].embedding.load(vectors, self._codec.tokens)
-            except ValueError as error:
-                raise ConfigError(f"model.vectors={self.config.model.vectors}: {error}; set model.embedding") from None
+        model, network = self.config.model, self.networks["classifier"]
+        if model.network != "bert":
+            self.notes += load_given(model, network.embedding, self._codec, self.config.seed)
+        elif model.bert.pretrained is not None:
+            load_pretrained(network, model.bert, self._codec)
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import LengthStream
 
         data, network = self.config.data, self.config.model.network
-        most, longest = self.longest, int(dataset.lengths.max())
-        if most is not None and longest > most:
-            special = 2 if network == "bert" else 0
-            raise ConfigError(
-                f"model.{network}.positions: expected at least {longest + special}, the tokens of the longest sentence"
-                f"{' with [CLS] and [SEP]' if special else ''}, got {most + special}; raise it, or cut sentences with "
-                f"data.max_length={most}"
-            )
+        special = 2 if network == "bert" else 0
+        require_places(self, dataset, self.longest, f"model.{network}.positions", special)
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
 
     @property

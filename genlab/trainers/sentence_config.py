@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,25 +9,31 @@ from pydantic import Field, model_validator
 from genlab.config import RunConfig, Section
 from genlab.text_config import TextDataConfig
 from genlab.trainers.bert_config import BertConfig, with_vocabulary
+from genlab.trainers.given_vectors import GivenVectors
 from genlab.trainers.sizes import Probability, Size
 from genlab.trainers.stack import AdamConfig
 
 
-class RecurrentConfig(Section):
+class SequenceDropouts(Section):
+    """What is left out inside of a recurrence."""
+
+    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
+    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
+    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights (Merity et al. 2017: 0.5)")
+    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
+
+    def dropouts(self) -> dict[str, float]:
+        """The dropouts inside of the recurrence."""
+        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
+
+
+class RecurrentConfig(SequenceDropouts):
     """Of rnn, lstm and gru."""
 
     hidden: Size = Field(150, description="units of one direction")
     layers: int = Field(1, ge=1, le=16)
     bidirectional: bool = Field(True, description="a second network reads from the end")
     pooling: Literal["last", "max", "mean"] = Field("max", description="of the outputs over time")
-    input_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on inputs of each layer")
-    recurrent_dropout: Probability = Field(0.0, description="one mask for a whole sequence, on the hidden state")
-    weight_dropout: Probability = Field(0.0, description="on the hidden-to-hidden weights")
-    zoneout: Probability = Field(0.0, description="probability that a unit keeps its state")
-
-    def dropouts(self) -> dict[str, float]:
-        """The dropouts inside of the recurrence."""
-        return self.model_dump(include={"input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"})
 
 
 class CnnConfig(Section):
@@ -63,17 +68,11 @@ class EncoderConfig(Section):
     positions: Size = Field(256, description="longest sentence in tokens")
 
 
-class SentenceModelConfig(Section):
+class SentenceModelConfig(GivenVectors):
     """The network and what goes into it."""
 
     network: Literal["text_cnn", "tdnn", "rnn", "lstm", "gru", "transformer", "bert"] = "text_cnn"
     embedding: Size = Field(300, description="numbers of a word's vector")
-    channels: Literal["rand", "static", "non_static", "multichannel"] = Field(
-        "rand", description="word vectors: learnt; given and fixed; given and tuned; both"
-    )
-    vectors: Path | None = Field(
-        None, description="run of word2vec, or text file of vectors as word2vec, GloVe, fastText write, or .gz of one"
-    )
     dropout: Probability = 0.5
     word_dropout: Probability = Field(0.0, description="share of the words taken for unknown while training")
     max_norm: float | None = Field(None, gt=0, description="longest row of the last layer; Kim: 3")
@@ -101,16 +100,6 @@ class SentenceModelConfig(Section):
             raise ValueError(
                 f"transformer.heads: expected a divisor of the width {width}, got {self.transformer.heads}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _vectors_where_given(self) -> SentenceModelConfig:
-        if self.channels != "rand" and self.vectors is None:
-            raise ValueError(
-                f"channels={self.channels}: expected model.vectors, the word vectors to begin with, got none"
-            )
-        if self.channels == "rand" and self.vectors is not None:
-            raise ValueError("vectors: expected model.channels of static, non_static or multichannel, got rand")
         return self
 
 

@@ -24,7 +24,9 @@ from genlab.models.seq2seq import RecurrentSeq2Seq, TransformerSeq2Seq
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer, Writing
+from genlab.trainers.given_vectors import load_given
 from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
+from genlab.trainers.places import require_places
 from genlab.trainers.seq2seq_config import Seq2SeqConfig, Seq2SeqModelConfig
 
 if TYPE_CHECKING:
@@ -38,11 +40,15 @@ AT_ONCE = 64
 
 def build_seq2seq(model: Seq2SeqModelConfig, source: int, target: int) -> nn.Module:
     """The network that `model` describes, for vocabularies of those sizes."""
+    channels = (model.source.channels, model.target.channels)
     if model.network == "lstm":
-        return RecurrentSeq2Seq(source, target, model.embedding, **model.recurrent.model_dump(), dropout=model.dropout)
+        return RecurrentSeq2Seq(
+            source, target, model.embedding, **model.recurrent.model_dump(), dropout=model.dropout, channels=channels
+        )
     return TransformerSeq2Seq(
-        source, target, model.embedding, **model.transformer.model_dump(), dropout=model.dropout, tie=model.tie
-    )
+        source, target, model.embedding, **model.transformer.model_dump(), dropout=model.dropout, tie=model.tie,
+        channels=channels,
+    )  # fmt: skip
 
 
 class Seq2SeqTrainer(Trainer):
@@ -62,10 +68,16 @@ class Seq2SeqTrainer(Trainer):
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"translator": build_optimizer(self.config.optimizer, self.networks["translator"].parameters())}
 
+    def begin(self) -> None:
+        network, model, seed = self.networks["translator"], self.config.model, self.config.seed
+        self.notes += load_given(model.source, network.source, self.source, seed, "model.source")
+        self.notes += load_given(model.target, network.target, self.target, seed, "model.target")
+
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import LengthStream
 
         data = self.config.data
+        require_places(self, dataset, self.networks["translator"].positions, "model.transformer.positions")
         return LengthStream(dataset, data.batch_size, bucket_batches=data.bucket_batches, **settings)
 
     @property
@@ -98,27 +110,28 @@ class Seq2SeqTrainer(Trainer):
 
     # What a trained one is asked for.
 
-    def translate(self, texts: Sequence[str], beam: int | None = None) -> list[str]:
+    def translate(self, texts: Sequence[str], beam: int | None = None, cut: int | None = None) -> list[str]:
         """Translations of sentences as a person types them.
 
         Args:
             texts: sentences.
             beam: hypotheses that are followed; None: as the configuration says; 1 is the greedy choice.
+            cut: only so many tokens of a sentence are read, its end counted; None: all.
 
         Raises:
             UserError: an empty sentence, or one longer than the model's places; names its number.
         """
-        rows = self._encode(texts)
+        rows = self._encode(texts, cut)
         made: list[str] = []
         for at in range(0, len(rows), AT_ONCE):
             numbers = self._search(*self._padded(rows[at : at + AT_ONCE]), beam)
             made += [self.target.decode(row) for row in numbers]
         return made
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str], cut: int | None = None) -> list[list[int]]:
         rows, places = [], self.networks["translator"].positions
         for number, text in enumerate(texts, start=1):
-            row = self.source.encode(text)
+            row = self.source.encode(text)[: None if cut is None else cut - 1]
             if not row:
                 raise UserError(f"sentence {number}: expected words, got {text!r}; leave it out")
             if places is not None and len(row) + 1 > places:
@@ -151,7 +164,9 @@ class Seq2SeqTrainer(Trainer):
         (row,) = self._encode([text])
         source, lengths = self._padded([row])
         numbers = self.target.encode(translation) if translation else self._search(source, lengths)[0]
+        # A translation that has as many tokens as there are places was not ended.
         target = torch.tensor([[*numbers, self.target.special(END)]], device=self.device)
+        target = target[:, : self.networks["translator"].positions]
         with self.inference():
             weights = self.networks["translator"].attention_map(source, lengths, self._given(target))
         names = [[codec.tokens[n] for n in ns] for codec, ns in ((self.source, row), (self.target, target[0].tolist()))]

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from genlab.config import RunConfig, Section
 from genlab.text_config import TextDataConfig
+from genlab.trainers.given_vectors import GivenVectors
 from genlab.trainers.language_config import TransformerConfig
 from genlab.trainers.sentence_config import Probability, Size
 from genlab.trainers.stack import AdamConfig
@@ -28,6 +29,8 @@ class Seq2SeqModelConfig(Section):
     embedding: Size = Field(256, description="numbers of a token's vector; the Transformer's width")
     dropout: Probability = 0.1
     tie: bool = Field(True, description="the Transformer's output rows are the target's vectors")
+    source: GivenVectors = Field(default_factory=GivenVectors, description="vectors of the source's words")
+    target: GivenVectors = Field(default_factory=GivenVectors, description="vectors of the target's words")
     recurrent: Seq2SeqRecurrentConfig = Field(default_factory=Seq2SeqRecurrentConfig)
     transformer: TransformerConfig = Field(default_factory=lambda: TransformerConfig(layers=3))
 
@@ -38,6 +41,9 @@ class Seq2SeqModelConfig(Section):
         if self.network == "transformer" and self.embedding % self.transformer.heads:
             heads = self.transformer.heads
             raise ValueError(f"transformer.heads: expected a divisor of model.embedding={self.embedding}, got {heads}")
+        if self.network == "transformer":
+            for side in (self.source, self.target):
+                side.require_one_channel("with network=transformer")
         return self
 
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from genlab.config import RunConfig, Section
+from genlab.config import RunConfig
 from genlab.data.text_base import IGNORED
 from genlab.data.text_vocabulary import PAD, TextCodec
 from genlab.errors import UserError
@@ -24,6 +24,7 @@ from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
 from genlab.text_config import TextDataConfig
 from genlab.trainers.base import Batch, Metrics, Trainer, Writing
+from genlab.trainers.given_vectors import GivenVectors, load_given
 from genlab.trainers.graphs import READS_LENGTHS, Uncaptured
 from genlab.trainers.sentence_config import Probability, Size
 from genlab.trainers.stack import AdamConfig
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from genlab.trainers.evaluation import EvaluationData
 
 
-class TaggerModelConfig(Section):
+class TaggerModelConfig(GivenVectors):
     """The network."""
 
     network: Literal["rnn", "lstm", "gru"] = "lstm"
@@ -66,7 +67,7 @@ class TaggerTrainer(Trainer):
     def build_networks(self) -> dict[str, nn.Module]:
         self.codec = TextCodec.from_dict((self.data.codecs or {})["tokens"])
         model = self.config.model
-        embedding = WordEmbedding(len(self.codec), model.embedding, padding=self.codec.special(PAD))
+        embedding = WordEmbedding(len(self.codec), model.embedding, model.channels, self.codec.special(PAD))
         return {
             "tagger": RecurrentTagger(
                 embedding, self.data.num_classes, model.network, model.hidden, model.layers, model.bidirectional,
@@ -76,6 +77,9 @@ class TaggerTrainer(Trainer):
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"tagger": build_optimizer(self.config.optimizer, self.networks["tagger"].parameters())}
+
+    def begin(self) -> None:
+        self.notes += load_given(self.config.model, self.networks["tagger"].embedding, self.codec, self.config.seed)
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> BatchStream:
         from genlab.data.text_streams import LengthStream

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genlab import _extension, ops
-from genlab.bench import cases, measure, variants
+from genlab.bench import cases, measure, variants, word2vec_cases
 from genlab.bench import op as bench
 from genlab.bench.op import OpSettings, run_op_bench
 from genlab.bench.plot import plot_ops
@@ -17,7 +17,7 @@ from genlab.errors import UserError
 
 RECURRENCES = ("gru", "lstm", "rnn")
 LOSSES = ("cross_entropy", "gan_loss", "reparametrize_kl")
-FLAT = ("layer_norm_act", "scaled_dot_product_attention", *LOSSES, *RECURRENCES)  # no images
+FLAT = ("layer_norm_act", "scaled_dot_product_attention", *LOSSES, *RECURRENCES, "word2vec_step")  # no images
 QUICKLY = {"shapes": "tiny", "rounds": 2, "seconds": 1e-4}
 
 
@@ -34,6 +34,7 @@ def test_every_op_has_rows_for_each_pass(result: dict) -> None:
     convolution, norm = {"forward", "input gradient", "weight gradient"}, {"forward", "backward"}
     convolution.add("gradients through activation")
     whole = {"forward", "forward and backward"}
+    assert passes.pop("word2vec_step") == {"skip_gram", "cbow"}
     assert passes.pop("optimizer_step") == {"adam+ema", "adam+ema+clip", "rmsprop+clamp", "sgd"}
     for op, found in passes.items():
         one = whole if op in (*LOSSES, *RECURRENCES) else convolution if op.startswith("conv") else norm
@@ -55,7 +56,8 @@ def test_a_row_holds_ours_every_peer_the_roofline_and_the_error(result: dict) ->
             if variant["absent"]:
                 assert variant["impl"] == "native" and not _extension.available()
                 continue
-            assert variant["error"] <= variants.TOLERANCE["fp32"] and variant["refused"] is None
+            slack = word2vec_cases.SLACK if row["op"] == "word2vec_step" else 1.0
+            assert variant["error"] <= variants.TOLERANCE["fp32"] * slack and variant["refused"] is None
             assert variant["seconds"] > 0 and len(variant["samples"]) == 2 * row["rounds_kept"]
             assert variant["same_against_same"] > 0 and variant["spread"] >= 0
         assert row["best"]["peer"] in peers and row["best"]["auto"].startswith("genlab auto")
@@ -81,6 +83,20 @@ def test_a_wrong_result_refuses_the_row_and_nothing_of_it_is_timed(monkeypatch: 
         assert row["ratio"] is None and row["native_ratio"] is None
         assert "genlab auto contiguous: error 0.001 against float64 exceeds 1e-05" in row["refused"]
         assert all(v["seconds"] is None for v in row["variants"] if v["ours"])
+
+
+@pytest.mark.parametrize("wrong", ["nothing learnt", "another key", "the other architecture"])
+def test_word2vec_that_learns_other_predictions_than_its_peer_is_refused(monkeypatch: pytest.MonkeyPatch, wrong: str):
+    right = ops.word2vec_step
+
+    def step(*tables: object, **settings: object) -> object:
+        changes = {"nothing learnt": {"lr": 0.0}, "another key": {"key": 8}}
+        other = "cbow" if settings["architecture"] == "skip_gram" else "skip_gram"
+        return right(*tables, **{**settings, **changes.get(wrong, {"architecture": other})})
+
+    monkeypatch.setattr(ops, "word2vec_step", step)
+    rows = run_op_bench(OpSettings(names=("word2vec_step",), **QUICKLY))["rows"]
+    assert [row["verdict"] for row in rows] == ["refused", "refused"]
 
 
 def test_a_result_that_goes_wrong_while_it_is_timed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -96,48 +94,36 @@ def test_soft_attention_is_what_hard_attention_has_in_expectation_for_one_word()
 
 def test_the_gradient_by_reinforce_is_unbiased_against_all_paths_of_attention():
     """Its mean over all draws is the gradient of sum_s p(s | a) log p(y | s, a) (equation 10), for any baseline."""
-    network = captioner("hard", grid=2, gate=False).double().eval()
+    network = captioner("hard", grid=4, gate=False).double().eval()
     network.encoder.requires_grad_(False)
-    places = network.encoder.rows * network.encoder.columns
-    images, before, target = pictures(1).double(), BEFORE[:1, :2], torch.tensor([[4, 5]])
-    inside = torch.ones(1, 2, dtype=torch.bool)
+    paths = torch.cartesian_prod(*[torch.arange(network.encoder.rows * network.encoder.columns)] * 2)
+    images = pictures(1).double().expand(len(paths), -1, -1, -1)
+    before, target = (torch.tensor([row]).expand(len(paths), -1) for row in ([2, 4], [4, 5]))
+    never, inside = torch.zeros(len(paths), dtype=torch.bool), torch.ones(len(paths), 2, dtype=torch.bool)
     weights = [p for p in network.parameters() if p.requires_grad]
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
-        found = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True, retain_graph=True)
         return torch.cat([part.flatten() for part in found])
 
-    def path(s: tuple[int, ...]):
-        """log p(y | s, a) and log p(s | a) where the places s are looked at."""
-        middle, reading = [], None
-        for t in range(len(s)):  # a uniform number in the middle of the wanted place's interval
-            filled = torch.tensor([[*middle, *[0.0] * (len(s) - t)]], dtype=torch.float64)
-            reading = network(images, before, Draws(filled, torch.tensor([False])))
-            alpha = reading.weights[0, t].detach().double()
-            middle.append(float(alpha[: s[t]].sum() + alpha[s[t]] / 2))
-        draws = Draws(torch.tensor([middle], dtype=torch.float64), torch.tensor([False]))
-        reading = network(images, before, draws)
-        alphas = reading.weights[0].gather(1, torch.tensor(s)[:, None])[:, 0]
-        torch.testing.assert_close(reading.log_chosen[0], alphas.log())
-        return reading.logits.log_softmax(2).gather(2, target[:, :, None])[:, :, 0].sum(1), reading.log_chosen
+    uniform = torch.zeros(len(paths), 2, dtype=torch.float64)
+    for t in range(2):  # a uniform number in the middle of the interval of the place that a path has at t
+        alpha = network(images, before, Draws(uniform, never)).weights[:, t].detach().double()
+        own = alpha.gather(1, paths[:, t : t + 1])[:, 0]
+        uniform[:, t] = alpha.cumsum(1).gather(1, paths[:, t : t + 1])[:, 0] - own / 2
+    reading = network(images, before, Draws(uniform, never))
+    torch.testing.assert_close(reading.log_chosen, reading.weights.gather(2, paths[:, :, None])[:, :, 0].log())
+    log_likelihood = reading.logits.log_softmax(2).gather(2, target[:, :, None])[:, :, 0].sum(1)
+    p = reading.log_chosen.sum(1).exp()
+    assert p.sum().item() == pytest.approx(1, rel=1e-5)
 
-    exact, estimates = torch.zeros((), dtype=torch.float64), {0.0: 0, -7.5: 0}
-    for s in itertools.product(range(places), repeat=2):
-        log_likelihood, log_chosen = path(s)
-        exact = exact + (log_chosen.sum().exp() * log_likelihood.sum())
-    wanted = torch.cat(
-        [g.flatten() for g in torch.autograd.grad(exact, weights, allow_unused=True, materialize_grads=True)]
-    )
-    for baseline in estimates:
-        for s in itertools.product(range(places), repeat=2):
-            log_likelihood, log_chosen = path(s)
-            surrogate = log_likelihood + reinforced(log_chosen, inside, log_likelihood, torch.tensor(baseline))
-            estimates[baseline] = estimates[baseline] + log_chosen.sum().exp().detach() * gradient(surrogate.sum())
-        torch.testing.assert_close(estimates[baseline], wanted, rtol=1e-4, atol=1e-6)
-    plain = torch.zeros_like(wanted)
-    for s in itertools.product(range(places), repeat=2):
-        log_likelihood, log_chosen = path(s)
-        plain += log_chosen.sum().exp().detach() * gradient(log_likelihood.sum())
+    wanted = gradient((p * log_likelihood).sum())
+    for baseline in (0.0, -7.5):
+        lesson = reinforced(reading.log_chosen, inside, log_likelihood, torch.tensor(baseline))
+        torch.testing.assert_close(
+            gradient((p.detach() * (log_likelihood + lesson)).sum()), wanted, rtol=1e-4, atol=1e-6
+        )
+    plain = gradient((p.detach() * log_likelihood).sum())
     assert (plain - wanted).norm() > 1e-3 * wanted.norm()  # without the second term it would be another gradient
 
 

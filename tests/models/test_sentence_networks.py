@@ -82,15 +82,18 @@ def test_rows_of_the_last_layer_are_kept_short_and_short_ones_left_alone():
 def test_embeddings_are_fixed_tuned_or_both(channels):
     embedding = WordEmbedding(4, 3, channels, padding=0)
     given = WordVectors(("b", "c"), torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
-    assert embedding.load(given, ["<pad>", "a", "b", "c"]) == 2
+    embedding.load(given, ["<pad>", "a", "b", "c"])
     vectors = embedding(torch.tensor([[0, 1, 2]]))
     assert vectors.shape == (1, 3, 6 if channels == "multichannel" else 3)
     assert not vectors[0, 0].any() and vectors[0, 1].any()
     assert torch.equal(vectors[0, 2, :3], given.vectors[0])
-    learnt = [name for name, _ in embedding.named_parameters()]
-    assert learnt == ([] if channels == "static" else ["tuned.weight"])
+    vectors.sum().backward() if channels != "static" else None
+    assert (embedding.weight.grad is None) == (channels == "static") and len(list(embedding.parameters())) == 1
+    assert (embedding.given is None) == (channels != "multichannel")
     with pytest.raises(ValueError, match="expected vectors of 3 numbers, got 2"):
         embedding.load(WordVectors(("b",), torch.ones(1, 2)), ["b"] * 4)
+    with pytest.raises(ValueError, match="expected vectors of some of the 4 tokens, got none"):
+        embedding.load(WordVectors(("d",), torch.ones(1, 3)), ["<pad>", "a", "b", "c"])
 
 
 @pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])

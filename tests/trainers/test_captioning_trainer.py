@@ -18,6 +18,8 @@ from genlab.config import load_config
 from genlab.data.drawn import SHAPES
 from genlab.data.drawn_captions import COUNTS, boxes_of, captions_of
 from genlab.errors import CheckpointError, ConfigError, DataError
+from genlab.models.captioning_encoder import ImageEncoder
+from genlab.nn import Conv2d
 from genlab.trainers import ALGORITHMS, DataSpec, train
 from genlab.trainers.evaluation import EvaluationData
 
@@ -226,6 +228,38 @@ def test_an_encoder_begins_with_a_classifiers_weights_and_stays_so_when_frozen(t
     with pytest.raises(CheckpointError, match=r"^model\.encoder\.weights: .*a checkpoint of algorithm classifier, got"):
         weights = f"model.encoder.weights={tmp_path / 'frozen_true'}"
         train(load_config("captioning_tiny", [*common, weights]), tmp_path / "third")
+
+
+def test_the_papers_encoder_is_vgg19_up_to_its_fifth_pooling():
+    """14 x 14 places of 512 numbers (section 3.1.1), the fourth convolution of the last stage."""
+    config = load_config("captioning_vgg19_emoji")
+    with torch.device("meta"):
+        encoder = ImageEncoder((3, 224, 224), config.model.encoder, config.model.encoder.grid)
+    assert (encoder.channels, encoder.rows, encoder.columns) == (512, 14, 14)
+    assert sum(isinstance(layer, Conv2d) for layer in encoder.layers) == 16
+
+
+def test_vgg_captions_and_sees_what_torchvisions_sees_with_its_weights(tmp_path):
+    vgg = pytest.importorskip("torchvision.models.vgg")
+    features = vgg.make_layers(vgg.cfgs["A"], batch_norm=True).eval()
+    state = {f"features.{name}": value for name, value in features.state_dict().items()}
+    torch.save(
+        {**state, "classifier.1.weight": torch.zeros(1, 512), "classifier.1.bias": torch.zeros(1)}, tmp_path / "vgg.pth"
+    )
+    small = ["data={name: captioned_shapes, image_size: 32, channels: 3, batch_size: 4}", "train.steps=1"]
+    small += ["model.embedding=8", "model.hidden=16", "model.attention_size=8", "evaluate.metrics=[]"]
+    small += ["model.encoder.network=vgg11", "model.encoder.grid=2", f"model.encoder.weights={tmp_path / 'vgg.pth'}"]
+    small += ["model.encoder.normalize=imagenet", "model.encoder.frozen=true", "train.tensorboard=false"]
+    train(load_config("captioning_vgg19_emoji", small), tmp_path / "run")
+    trainer = load_bundle(tmp_path / "run").trainer
+    images = data.build(trainer.config.data, "test").pictures(np.arange(2))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        maps = features[:-1](((images + 1) / 2 - mean) / deviation)  # all but the fifth pooling
+        seen = trainer.networks["captioner"].encoder(images)
+    assert maps.shape == (2, 512, 2, 2)
+    torch.testing.assert_close(seen, maps.flatten(2).transpose(1, 2), rtol=1e-3, atol=1e-4)
+    assert len(trainer.caption(images)) == 2
 
 
 def test_data_of_another_vocabulary_is_refused(tmp_path):

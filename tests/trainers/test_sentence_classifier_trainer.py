@@ -107,8 +107,8 @@ def test_given_vectors_are_where_training_begins(tmp_path):
     overrides = [f"model.vectors={path}", "model.channels=static", "train.steps=1"]
     bundle = load_bundle(train(load_config("sentence_classifier_tiny", overrides), tmp_path / "r").last_checkpoint)
     embedding = bundle.trainer.networks["classifier"].embedding
-    assert torch.equal(embedding.given[bundle.trainer.codec.numbers["dull"]], torch.full((8,), 2.0))
-    with pytest.raises(ConfigError, match="expected vectors of 9 numbers, got 8; set model.embedding"):
+    assert torch.equal(embedding.weight[bundle.trainer.codec.numbers["dull"]], torch.full((8,), 2.0))
+    with pytest.raises(ConfigError, match="expected vectors of 9 numbers, got 8; set model.embedding=8"):
         train(load_config("sentence_classifier_tiny", [*overrides, "model.embedding=9"]), tmp_path / "s")
 
 
@@ -118,7 +118,7 @@ def test_sentences_longer_than_the_places_are_refused():
     dataset = data.build(config.data)
     trainer = ALGORITHMS.get("sentence_classifier")(config, DataSpec.of(dataset))
     with pytest.raises(
-        ConfigError, match=r"positions: expected at least \d+, the tokens of the longest sentence, got 15"
+        ConfigError, match=r"positions: expected at least \d+, the tokens of the longest sentence of the train part"
     ):
         trainer.open_stream(dataset, seed=0)
     with pytest.raises(
@@ -127,12 +127,26 @@ def test_sentences_longer_than_the_places_are_refused():
         trainer.classify(["good " * 16])
 
 
+def test_a_test_sentence_longer_than_the_places_is_told_before_the_training(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("good film\t0\nbad\t1\n" * 10)
+    (folder / "test.tsv").write_text(f"good film\t0\n{'long ' * 60}\t1\n")
+    overrides = ["data.name=sentences", f"data.root={folder}", "data.batch_size=4", "model.network=transformer"]
+    overrides += ["model.transformer={layers: 1, heads: 2, positions: 32}", "train.steps=1", "train.tensorboard=false"]
+    message = r"positions: expected at least 60, .* longest sentence of the test part, got 32; .*data\.max_length=32"
+    with pytest.raises(ConfigError, match=message):
+        train(load_config("sentence_classifier_tiny", overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(load_config("sentence_classifier_tiny", [*overrides, "data.max_length=32"]), tmp_path / "cut")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("model={network: transformer, embedding: 10}", "expected a divisor of the width 10, got 4"),
-        ("model.channels=static", r"channels=static: expected model\.vectors"),
-        ("model.vectors=a.txt", r"vectors: expected model\.channels of static"),
+        ("model.channels=static", "channels=static: expected vectors"),
+        ("model.vectors=a.txt", "vectors: expected channels of static"),
         ("model.tdnn={channels: [3], kernel_sizes: [4], dilations: [1]}", "expected odd numbers"),
         ("model.tdnn.channels=[3]", "expected lists of equal length"),
         ("data.flip=true", "flip: is of pictures"),

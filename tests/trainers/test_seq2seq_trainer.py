@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -169,3 +171,38 @@ def test_the_schedule_of_the_paper_rises_and_falls_with_the_root():
     factor = build_schedule(ScheduleConfig(name="inverse_sqrt", warmup_steps=100), 1000)
     assert factor(49) == pytest.approx(0.5) and factor(99) == pytest.approx(1.0)
     assert factor(399) == pytest.approx(0.5)
+
+
+def own_pairs(folder: Path, test: str) -> list[str]:
+    """Overrides for a Transformer of six places on pairs in files, the test part one pair of source `test`."""
+    folder.mkdir()
+    for part, source, times in (("train", "a dog runs", 40), ("val", "a dog", 1), ("test", test, 1)):
+        (folder / f"{part}.en").write_text(f"{source}\n" * times)
+        (folder / f"{part}.de").write_text("ein hund\n" * times)
+    small = "{network: transformer, embedding: 16, transformer: {layers: 1, heads: 2, positions: 6}}"
+    quick = ["train.steps=1", "train.tensorboard=false", "data.batch_size=4", f"model={small}"]
+    return [*quick, "data.name=parallel", f"data.root={folder}"]
+
+
+@pytest.mark.parametrize(("test", "part"), [("a dog " * 9, "test"), ("a dog", "train")])
+def test_sentences_longer_than_the_places_are_told_before_the_training(test, part, tmp_path):
+    overrides = own_pairs(tmp_path / "own", test)
+    if part == "train":
+        (tmp_path / "own" / "train.de").write_text("ein hund und noch ein hund und noch einer\n" * 40)
+    longest = {"test": 19, "train": 10}[part]
+    message = rf"positions: expected at least {longest}, .*of the {part} part, got 6; .*data\.max_length=6"
+    with pytest.raises(ConfigError, match=message):
+        train(load_config("seq2seq_tiny", overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sentences_cut_to_the_places_are_trained_on_shown_and_scored(tmp_path):
+    """Also where the model never ends a translation, which then has as many tokens as there are places."""
+    pytest.importorskip("sacrebleu")
+    overrides = [*own_pairs(tmp_path / "own", "a dog " * 9), "data.max_length=6"]
+    result = train(load_config("seq2seq_tiny", overrides), tmp_path / "run")
+    assert {row["name"] for row in result.last_scores} == {"val_bleu", "test_bleu"}
+    trainer = load_bundle(tmp_path / "run").trainer
+    trainer.networks["translator"].output.bias.data[trainer.target.special("end")] = -100.0
+    words, said, weights = trainer.attention("a dog runs")
+    assert len(said) == 6 and weights.shape == (6, len(words))

@@ -133,7 +133,7 @@ def test_a_classifier_begins_with_its_vectors(reviews, tmp_path, source):
     config = load_config("sentence_classifier_tiny", [*CLASSIFIER, f"model.vectors={place}"])
     trainer = load_bundle(train(config, tmp_path / "run").last_checkpoint).trainer
     vectors = load_vectors(reviews)
-    table = trainer.networks["classifier"].embedding.given
+    table = trainer.networks["classifier"].embedding.weight
     for word in ("plot", "dull", "brilliant", "."):
         expected = vectors.vectors[vectors.number(word)]
         torch.testing.assert_close(table[trainer.codec.numbers[word]], expected, rtol=1e-5, atol=1e-6)
