@@ -1,25 +1,19 @@
 // The products of bf16_product.h for AVX512_BF16.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
 #include "cpu/bf16_product.h"
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#include "cpu/isa/target.h"
+
+#if GENLAB_X86
 
 #include <immintrin.h>
 
 #include "cpu/scratch.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                                            \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
-#endif
+GENLAB_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 namespace genlab::cpu::bf16 {
 namespace {
@@ -113,11 +107,7 @@ void multiply_weights(const WeightProduct& product, const ParallelFor& parallel_
 
 }  // namespace genlab::cpu::bf16
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+GENLAB_TARGET_END
 
 #else
 

@@ -1,15 +1,14 @@
 // The product of float_product.h.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
 #include "cpu/float_product.h"
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/isa/target.h"
 #include "cpu/scratch.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
 
 namespace genlab::cpu {
 
@@ -20,12 +19,7 @@ bool has_float_product() {
 
 }  // namespace genlab::cpu
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,fma")
-#endif
+GENLAB_TARGET_BEGIN("avx512f,fma")
 
 namespace genlab::cpu {
 namespace {
@@ -162,11 +156,7 @@ void multiply(const FloatProduct& product, const ParallelFor& parallel_for) {
 
 }  // namespace genlab::cpu
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+GENLAB_TARGET_END
 
 #else
 

@@ -1,4 +1,4 @@
-// Bodies of LayerNormRows (norm_act_tiles.h) for one instruction set; included like norm_act_tiles_impl.h, before it.
+// Bodies of LayerNormRows (norm_act_tiles.h) for one instruction set; part of norm_act_tiles_impl.h.
 
 // Calls body(column, part) over the columns: whole vectors with part 0, then the rest with its count.
 template <typename A, typename Body>

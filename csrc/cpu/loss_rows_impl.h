@@ -1,5 +1,7 @@
-// Bodies of the table in loss_rows.h for one instruction set: included by losses_<instruction set>.cpp inside its namespace,
-// after vector.h. No include guard for the same reason as there.
+// The table of loss_rows.h for one instruction set: what losses_<instruction set>.cpp compiles.
+#include "cpu/loss_rows.h"
+
+#include "cpu/isa/begin.h"
 
 // log(1 + e) for e in [0, 1], to 1e-7 relative: 2 artanh(z), z = e / (2 + e) <= 1/3, by its series.
 GENLAB_INLINE Vector<float> log_one_plus(Vector<float> e) {
@@ -363,6 +365,9 @@ static LossRows<T> loss_rows() {
   return {gan_terms<T>, cross_entropy<T>, cross_entropy_backward<T>, reparametrize<T>, reparametrize_backward<T>};
 }
 
-static LossTable loss_table(const char* name) {
-  return {name, kVectorBytes, loss_rows<float>(), loss_rows<double>(), loss_rows<BFloat16>()};
+const LossTable& loss_table() {
+  static const LossTable table = {loss_rows<float>(), loss_rows<double>(), loss_rows<BFloat16>()};
+  return table;
 }
+
+#include "cpu/isa/end.h"

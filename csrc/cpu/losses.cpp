@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/isa/target.h"
 #include "cpu/loss_rows.h"
 
 namespace genlab::cpu {
@@ -17,15 +18,7 @@ constexpr int64_t kPositions = 64;       // of a map, that go through the classe
 constexpr int64_t kSerialWork = 1 << 13; // below so many elements waking threads costs more than they save
 
 const LossTable& loss_table() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const LossTable& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                       ? loss_table_avx512()
-                                   : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? loss_table_avx2()
-                                                                                                     : loss_table_baseline();
-#else
-  static const LossTable& chosen = loss_table_baseline();
-#endif
+  static const LossTable& chosen = GENLAB_WIDEST(loss_table());
   return chosen;
 }
 

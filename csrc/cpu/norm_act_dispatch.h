@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/isa/target.h"
 #include "cpu/norm_act_tiles.h"
 #include "cpu/parallel.h"
 
@@ -11,16 +12,7 @@ namespace genlab::cpu {
 
 // The widest instruction set that the machine has.
 inline const NormActTable& norm_act_table() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const NormActTable& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                          ? norm_act_table_avx512()
-                                      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                                          ? norm_act_table_avx2()
-                                          : norm_act_table_baseline();
-#else
-  static const NormActTable& chosen = norm_act_table_baseline();
-#endif
+  static const NormActTable& chosen = GENLAB_WIDEST(norm_act_table());
   return chosen;
 }
 

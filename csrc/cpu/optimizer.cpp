@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/isa/target.h"
 #include "cpu/optimizer_tiles.h"
 #include "kernels/optimizer_factors.h"
 
@@ -17,16 +18,7 @@ constexpr int64_t kSerialChunks = 4;  // below this, waking threads costs more t
 
 // The widest instruction set that the machine has.
 const OptimizerLoops& loops() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const OptimizerLoops& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                            ? optimizer_loops_avx512()
-                                        : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                                            ? optimizer_loops_avx2()
-                                            : optimizer_loops_baseline();
-#else
-  static const OptimizerLoops& chosen = optimizer_loops_baseline();
-#endif
+  static const OptimizerLoops& chosen = GENLAB_WIDEST(optimizer_loops());
   return chosen;
 }
 

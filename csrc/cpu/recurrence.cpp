@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cpu/isa/target.h"
 #include "cpu/recurrence_scan.h"
 #include "cpu/scratch.h"
 
@@ -12,17 +13,10 @@ namespace {
 
 // The widest instruction set that the machine has.
 const RecurrenceTable& table() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  static const RecurrenceTable& chosen =
-      avx512 && __builtin_cpu_supports("avx512bf16") ? recurrence_table_avx512_bf16()
-      : avx512                                       ? recurrence_table_avx512()
-      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? recurrence_table_avx2()
-                                                                        : recurrence_table_baseline();
-#else
-  static const RecurrenceTable& chosen = recurrence_table_baseline();
+#if GENLAB_X86
+  if (runs_avx512_bf16()) return avx512_bf16::recurrence_table();
 #endif
+  static const RecurrenceTable& chosen = GENLAB_WIDEST(recurrence_table());
   return chosen;
 }
 

@@ -1,6 +1,6 @@
 // Vectors of kVectorBytes in GCC's and clang's own notation, with loads and stores of every element type and the functions
-// that activations need. No include guard: each instruction set's file includes it once, inside a namespace of its own and
-// after it has defined GENLAB_VECTOR_BYTES, so that no two instruction sets share a symbol.
+// that activations need. No include guard: isa/begin.h includes it once for each instruction set, inside its namespace, so that
+// no two instruction sets share a symbol. With GENLAB_BF16_PAIRS the processor itself rounds to bfloat16.
 
 constexpr int64_t kVectorBytes = GENLAB_VECTOR_BYTES;
 

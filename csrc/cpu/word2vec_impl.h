@@ -1,5 +1,7 @@
-// word2vec's training for one instruction set: included by word2vec_<instruction set>.cpp inside its namespace, after
-// vector.h. No include guard for the same reason as there.
+// word2vec's training for one instruction set: what word2vec_<instruction set>.cpp compiles.
+#include "cpu/word2vec_rows.h"
+
+#include "cpu/isa/begin.h"
 
 typedef float Quad __attribute__((vector_size(16)));
 
@@ -256,7 +258,7 @@ GENLAB_INLINE int64_t keep_words(const Word2vecParams& p, const Word2vecScratch&
   return count;
 }
 
-static void word2vec_train(
+static void train(
     const Word2vecParams& p, int64_t begin, int64_t end, const Word2vecScratch& s, Word2vecTotals& totals) {
   for (int64_t sentence = begin; sentence < end; ++sentence) {
     const int64_t count = keep_words(p, s, sentence);
@@ -275,3 +277,7 @@ static void word2vec_train(
   }
   if (s.hot != nullptr) give_back(p, *s.hot);
 }
+
+Word2vecTrain word2vec_train() { return train; }
+
+#include "cpu/isa/end.h"
