@@ -18,23 +18,15 @@ GENLAB_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 namespace genlab::cpu::bf16 {
 namespace {
 
+#include "cpu/avx512_lanes_impl.h"
 #include "cpu/bf16_tiles_impl.h"
+#include "cpu/scratch_impl.h"
 
 constexpr int64_t kRowsAtOnce = 48;           // pixels that pass through all weights together: four register blocks
 constexpr int64_t kFewChannels = 32;          // below, the values of all taps are gathered into one row
 constexpr int64_t kPairsAtOnce = 256;         // of a weight's gradient: its operands of a block stay in the second cache
 constexpr int64_t kSharedWords = 1 << 17;     // of paired gradients, half a MiB, are held for all threads; then the next
 constexpr int64_t kItems = 32;                // least pieces of work to aim at
-
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
 
 uint32_t* words_of(float* data) { return reinterpret_cast<uint32_t*>(data); }
 

@@ -18,20 +18,12 @@ namespace genlab::cpu {
 namespace few {
 namespace {
 
+#include "cpu/avx512_lanes_impl.h"
 #include "cpu/few_channels_impl.h"
+#include "cpu/scratch_impl.h"
 
 constexpr int64_t kMostPieces = 64;
 constexpr int64_t kPieceFloats = 1 << 20;  // of sums of all pieces together
-
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
 
 }  // namespace
 

@@ -101,15 +101,7 @@ void pack_rows(const FloatProduct& p, int64_t row, int64_t rows, int64_t k, int6
   }
 }
 
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
+#include "cpu/scratch_impl.h"
 
 void run_item(const FloatProduct& p, int64_t row, int64_t rows, const float* packed_b) {
   alignas(64) float edge[kRows * kColumns];

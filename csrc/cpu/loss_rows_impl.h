@@ -3,20 +3,6 @@
 
 #include "cpu/isa/begin.h"
 
-// log(1 + e) for e in [0, 1], to 1e-7 relative: 2 artanh(z), z = e / (2 + e) <= 1/3, by its series.
-GENLAB_INLINE Vector<float> log_one_plus(Vector<float> e) {
-  const Vector<float> z = e / (2.0f + e), w = z * z;
-  Vector<float> p = splat(1.0f / 15);
-  p = p * w + 1.0f / 13;
-  p = p * w + 1.0f / 11;
-  p = p * w + 1.0f / 9;
-  p = p * w + 1.0f / 7;
-  p = p * w + 1.0f / 5;
-  p = p * w + 1.0f / 3;
-  p = p * w + 1.0f;
-  return 2.0f * z * p;
-}
-
 GENLAB_INLINE Vector<double> log_one_plus(Vector<double> e) {
   for (int64_t i = 0; i < kLanes<double>; ++i) e[i] = std::log1p(e[i]);
   return e;

@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "cpu/dtype_entry.h"
 #include "cpu/isa/target.h"
 #include "cpu/loss_rows.h"
 
@@ -25,17 +24,7 @@ const LossTable& loss_table() {
 // Calls `body` with the element type's functions.
 template <typename Body>
 void with_rows(const char* op, DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(loss_table().float32);
-    case DType::kFloat64:
-      return body(loss_table().float64);
-    case DType::kBFloat16:
-      return body(loss_table().bfloat16);
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
+  with_entry(op, loss_table(), dtype, body);
 }
 
 template <typename Body>

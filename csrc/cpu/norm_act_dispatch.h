@@ -1,9 +1,7 @@
 // Which table of norm_act_tiles.h this machine runs, and how the drivers share work.
 #pragma once
 
-#include <stdexcept>
-#include <string>
-
+#include "cpu/dtype_entry.h"
 #include "cpu/isa/target.h"
 #include "cpu/norm_act_tiles.h"
 #include "cpu/parallel.h"
@@ -19,17 +17,7 @@ inline const NormActTable& norm_act_table() {
 // Calls `body` with the table's functions for `dtype`.
 template <typename Body>
 void with_tiles(const char* op, DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(norm_act_table().float32);
-    case DType::kFloat64:
-      return body(norm_act_table().float64);
-    case DType::kBFloat16:
-      return body(norm_act_table().bfloat16);
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
+  with_entry(op, norm_act_table(), dtype, body);
 }
 
 constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than they save

@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "cpu/dtype_entry.h"
 #include "cpu/isa/target.h"
 #include "cpu/optimizer_tiles.h"
 #include "kernels/optimizer_factors.h"
@@ -23,17 +22,7 @@ const OptimizerLoops& loops() {
 }
 
 const OptimizerTiles& tiles_of(const char* op, DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return loops().float32;
-    case DType::kFloat64:
-      return loops().float64;
-    case DType::kBFloat16:
-      return loops().bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
+  return with_entry(op, loops(), dtype, [](const OptimizerTiles& tiles) -> const OptimizerTiles& { return tiles; });
 }
 
 // Calls body(number of the tensor, number of the chunk, begin, end) for every chunk of every tensor, possibly at once.

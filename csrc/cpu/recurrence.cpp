@@ -2,8 +2,8 @@
 #include "cpu/recurrence.h"
 
 #include <algorithm>
-#include <stdexcept>
 
+#include "cpu/dtype_entry.h"
 #include "cpu/isa/target.h"
 #include "cpu/recurrence_scan.h"
 #include "cpu/scratch.h"
@@ -21,28 +21,10 @@ const RecurrenceTable& table() {
 }
 
 const RecurrenceScans& scans(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return table().float32;
-    case DType::kFloat64:
-      return table().float64;
-    case DType::kBFloat16:
-      return table().bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument("recurrence: expected float32, float64 or bfloat16 on the CPU, got float16");
+  return with_entry("recurrence", table(), dtype, [](const RecurrenceScans& scans) -> const RecurrenceScans& { return scans; });
 }
 
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
+#include "cpu/scratch_impl.h"
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 

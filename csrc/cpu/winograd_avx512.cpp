@@ -17,6 +17,8 @@ namespace genlab::cpu::winograd {
 namespace avx512 {
 
 // Inside: their functions must not be merged with other targets' copies.
+#include "cpu/avx512_lanes_impl.h"
+#include "cpu/scratch_impl.h"
 #include "cpu/winograd_transforms_impl.h"
 #include "cpu/winograd_tiles_impl.h"
 #include "cpu/winograd_samples_impl.h"

@@ -29,20 +29,6 @@ GENLAB_INLINE Quad fold(Vector<float> value) {
   return parts[0];
 }
 
-// log(1 + e) for e in [0, 1], to 1e-7 relative: 2 artanh(z), z = e / (2 + e) <= 1/3, by its series.
-GENLAB_INLINE Vector<float> log_one_plus(Vector<float> e) {
-  const Vector<float> z = e / (2.0f + e), w = z * z;
-  Vector<float> p = splat(1.0f / 15);
-  p = p * w + 1.0f / 13;
-  p = p * w + 1.0f / 11;
-  p = p * w + 1.0f / 9;
-  p = p * w + 1.0f / 7;
-  p = p * w + 1.0f / 5;
-  p = p * w + 1.0f / 3;
-  p = p * w + 1.0f;
-  return 2.0f * z * p;
-}
-
 // What one prediction is made of: rows of the output table, whether each is to be told yes or no, and how often it counts.
 struct Targets {
   float** rows;

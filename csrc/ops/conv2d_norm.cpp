@@ -250,8 +250,4 @@ void register_norm_conv2d(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_norm_conv2d(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_norm_conv2d(m); }
-#endif
+GENLAB_REGISTER(genlab::register_norm_conv2d)
