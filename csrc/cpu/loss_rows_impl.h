@@ -8,14 +8,6 @@ GENLAB_INLINE Vector<double> log_one_plus(Vector<double> e) {
   return e;
 }
 
-// Calls body(at, part) over `count` elements: whole vectors with part 0, then the rest with its count.
-template <typename A, typename Body>
-GENLAB_INLINE void over_vectors(int64_t count, Body body) {
-  int64_t at = 0;
-  for (; at + kLanes<A> <= count; at += kLanes<A>) body(at, int64_t{0});
-  if (at < count) body(at, count - at);
-}
-
 // Sum of the first `part` lanes, of all where it is 0.
 template <typename A>
 GENLAB_INLINE A sum_part(Vector<A> value, int64_t part) {

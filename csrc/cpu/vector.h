@@ -107,6 +107,14 @@ GENLAB_INLINE void store_part(T* data, Vector<Accumulate<T>> value, int64_t coun
   }
 }
 
+// Calls body(at, part) over `count` elements: whole vectors with part 0, then the rest with its count.
+template <typename A, typename Body>
+GENLAB_INLINE void over_vectors(int64_t count, Body body) {
+  int64_t at = 0;
+  for (; at + kLanes<A> <= count; at += kLanes<A>) body(at, int64_t{0});
+  if (at < count) body(at, count - at);
+}
+
 template <typename A>
 GENLAB_INLINE A sum_lanes(Vector<A> value) {
   A lanes[kLanes<A>];
