@@ -1,5 +1,5 @@
 // The inner loops of the bfloat16 products: register blocks, operands into pairs, sums out. No include guard and no includes:
-// bf16_product_avx512.cpp includes it inside its namespace, after it has set the target.
+// bf16_product_avx512.cpp includes it inside its namespace, after avx512_lanes_impl.h.
 //
 // A pair is a 32-bit word with two neighbours of the sum, the earlier one in the low half; VDPBF16PS multiplies 16 pairs with
 // 16 pairs and adds both products to 16 sums of fp32.

@@ -1,5 +1,5 @@
-// The inner loops of few_channels_avx512.cpp, which includes this inside its namespace after it has set the target.
-// No include guard, after avx512_lanes_impl.h.
+// The inner loops of few_channels_avx512.cpp, which includes this inside its namespace, after avx512_lanes_impl.h.
+// No include guard and no includes.
 
 constexpr int kMostRows = 8, kMostVectors = 3;  // of a register block: 24 of 32 registers hold sums
 

@@ -1,5 +1,5 @@
 // The inner loops of the Winograd engine: register blocks of matrix products, weights into the transforms' domain and results
-// out of it. No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after it has set the target.
+// out of it. No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after avx512_lanes_impl.h.
 // Vectors run along channels throughout.
 
 typedef float Vector __attribute__((vector_size(64)));
