@@ -23,6 +23,7 @@
 #include <tuple>
 
 #include "ops/conv2d_norm.h"
+#include "ops/run.h"
 
 #if defined(GENLAB_WITH_CUDA)
 #include "ops/conv2d_norm_cuda.h"
