@@ -38,8 +38,8 @@ def compiler() -> list[str]:
 
 
 @functools.cache
-def _included_bytes() -> bytes:
-    files = sorted(path for part in ("emulation", "kernels") for path in (CSRC / part).rglob("*") if path.is_file())
+def _included_bytes(*folders: str) -> bytes:
+    files = sorted(path for folder in folders for path in (CSRC / folder).rglob("*") if path.is_file())
     return b"".join(str(path.relative_to(CSRC)).encode() + b"\0" + path.read_bytes() for path in files)
 
 
@@ -68,7 +68,7 @@ def build(
     digest = hashlib.sha256()
     for part in (text, repr(sorted((extra or {}).items())), repr((flags, beside, kind, cxx))):
         digest.update(part.encode() + b"\0")
-    digest.update(_included_bytes())
+    digest.update(_included_bytes("emulation", "kernels", *(("cpu",) if beside else ())))
     folder = Path(tempfile.gettempdir()) / f"genlab-emulation-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{digest.hexdigest()[:24]}.so"

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cpu/attention_tiles.h"
+#include "cpu/isa/target.h"
 #include "cpu/scratch.h"
 
 namespace genlab::cpu {
@@ -18,20 +19,18 @@ constexpr int64_t kSerialProducts = 1 << 17;  // below this, waking threads cost
 
 // The widest instruction set that the machine has, and that torch's variable for its own kernels allows.
 const AttentionTable& table() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
   static const AttentionTable& chosen = []() -> const AttentionTable& {
     const char* const variable = std::getenv("ATEN_CPU_CAPABILITY");
     const std::string most = variable == nullptr ? "" : variable;
-    const bool avx2 = most != "default" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && most != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && __builtin_cpu_supports("avx512bf16")) return attention_table_avx512_bf16();
-    return avx512 ? attention_table_avx512() : avx2 ? attention_table_avx2() : attention_table_baseline();
+    if (most == "default" || !runs_avx2()) return baseline::attention_table();
+    if (most == "avx2" || !runs_avx512()) return avx2::attention_table();
+    return runs_avx512_bf16() ? avx512_bf16::attention_table() : avx512::attention_table();
   }();
-#else
-  static const AttentionTable& chosen = attention_table_baseline();
-#endif
   return chosen;
+#else
+  return baseline::attention_table();
+#endif
 }
 
 // bfloat16: where torch's own flash kernel would run, weights are rounded as it rounds them. For values of another dim than

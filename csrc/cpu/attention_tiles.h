@@ -38,15 +38,14 @@ struct AttentionTiles {
 };
 
 struct AttentionTable {
-  const char* name;
   AttentionTiles float32, float64, bfloat16, float16;
   AttentionTiles bfloat16_pairs;  // weights and gradients of scores rounded to bfloat16, as flash attention does
 };
 
-const AttentionTable& attention_table_baseline();
-const AttentionTable& attention_table_avx2();         // x86-64 with GCC or clang only, likewise the others
-const AttentionTable& attention_table_avx512();
-const AttentionTable& attention_table_avx512_bf16();  // bfloat16 by the processor's own products
+namespace baseline { const AttentionTable& attention_table(); }
+namespace avx2 { const AttentionTable& attention_table(); }         // where GENLAB_X86 is 1, likewise the others
+namespace avx512 { const AttentionTable& attention_table(); }
+namespace avx512_bf16 { const AttentionTable& attention_table(); }  // bfloat16 by the processor's own products
 
 inline int64_t ceil_blocks(int64_t count, int64_t block) { return (count + block - 1) / block; }
 

@@ -1,46 +1,32 @@
 // The products of bf16_product.h for AVX512_BF16.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
 #include "cpu/bf16_product.h"
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#include "cpu/isa/target.h"
+
+#if GENLAB_X86
 
 #include <immintrin.h>
 
 #include "cpu/scratch.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                                            \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
-#endif
+GENLAB_TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 namespace genlab::cpu::bf16 {
 namespace {
 
+#include "cpu/avx512_lanes_impl.h"
 #include "cpu/bf16_tiles_impl.h"
+#include "cpu/scratch_impl.h"
 
 constexpr int64_t kRowsAtOnce = 48;           // pixels that pass through all weights together: four register blocks
 constexpr int64_t kFewChannels = 32;          // below, the values of all taps are gathered into one row
 constexpr int64_t kPairsAtOnce = 256;         // of a weight's gradient: its operands of a block stay in the second cache
 constexpr int64_t kSharedWords = 1 << 17;     // of paired gradients, half a MiB, are held for all threads; then the next
 constexpr int64_t kItems = 32;                // least pieces of work to aim at
-
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
 
 uint32_t* words_of(float* data) { return reinterpret_cast<uint32_t*>(data); }
 
@@ -113,11 +99,7 @@ void multiply_weights(const WeightProduct& product, const ParallelFor& parallel_
 
 }  // namespace genlab::cpu::bf16
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+GENLAB_TARGET_END
 
 #else
 

@@ -53,7 +53,7 @@ struct SpreadJob {
           const float* from = products + j * blocks * kBlock;
           for (int64_t r = 0; r < product.kh; ++r, from += reach) {
             const int64_t row = i * product.stride_h - product.padding_h + r;
-            if (row >= 0 && row < product.h) add(from, sums + row * pitch + j * product.stride_w * product.channels);
+            if (row >= 0 && row < product.h) add_row(from, sums + row * pitch + j * product.stride_w * product.channels, reach);
           }
         }
       }
@@ -108,14 +108,6 @@ struct SpreadJob {
           if (wide) _mm512_storeu_ps(to + kLanes, _mm512_load_ps(tile + i * kBlock + kLanes));
         }
       }
-    }
-  }
-
-  void add(const float* from, float* to) const {
-    for (int64_t c = 0; c < reach; c += kLanes) {
-      const __mmask16 mask = mask16(reach - c);
-      const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to + c), _mm512_maskz_loadu_ps(mask, from + c));
-      _mm512_mask_storeu_ps(to + c, mask, sum);
     }
   }
 };

@@ -1,18 +1,13 @@
 // The inner loops of the bfloat16 products: register blocks, operands into pairs, sums out. No include guard and no includes:
-// bf16_product_avx512.cpp includes it inside its namespace, after it has set the target.
+// bf16_product_avx512.cpp includes it inside its namespace, after avx512_lanes_impl.h.
 //
 // A pair is a 32-bit word with two neighbours of the sum, the earlier one in the low half; VDPBF16PS multiplies 16 pairs with
 // 16 pairs and adds both products to 16 sums of fp32.
 
-#define GENLAB_INLINE static inline __attribute__((always_inline))
-
-constexpr int64_t kLanes = 16;
 constexpr int64_t kBlock = 32;          // columns of one block: two vectors of sums
 constexpr int64_t kPairedRows = 14;     // rows of one register block: 14 x 2 of 32 registers
 constexpr int64_t kScatteredRows = 12;  // as many as there are registers for pointers
 
-GENLAB_INLINE int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-GENLAB_INLINE __mmask16 mask16(int64_t count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1); }
 GENLAB_INLINE __mmask32 mask32(int64_t count) {
   return count >= 32 ? 0xffffffffu : static_cast<__mmask32>((uint64_t{1} << count) - 1);
 }
@@ -297,22 +292,6 @@ GENLAB_INLINE void store_rounded(BFloat16* to, __m512 value, int64_t count) {
 GENLAB_INLINE __m512 load_wide(const BFloat16* from, int64_t count) {
   const __m256i half = _mm256_maskz_loadu_epi16(mask16(count), from);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
-// As activate_gradient_from_output() of kernels/common/activation.h.
-GENLAB_INLINE __m512 differentiate(Activation activation, __m512 gradient, __m512 y, float negative_slope) {
-  const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
-  switch (activation) {
-    case Activation::kRelu:
-      return _mm512_mask_mov_ps(gradient, _mm512_cmp_ps_mask(y, zero, _CMP_LE_OQ), zero);
-    case Activation::kLeakyRelu:
-      return _mm512_mask_mul_ps(
-          gradient, _mm512_cmp_ps_mask(y, zero, _CMP_NGT_UQ), gradient, _mm512_set1_ps(negative_slope));
-    case Activation::kTanh:
-      return _mm512_mul_ps(gradient, _mm512_fnmadd_ps(y, y, one));
-    default:  // sigmoid
-      return _mm512_mul_ps(_mm512_mul_ps(gradient, _mm512_sub_ps(one, y)), y);
-  }
 }
 
 // `count` values of a gradient `offset` past its start, in fp32.

@@ -1,33 +1,16 @@
 // Convolution on the CPU as blocked matrix products over gathered operands (gathered_product.h); fp32 sums for bfloat16.
 #include "cpu/conv2d.h"
 
-#include <stdexcept>
-#include <string>
-
 #include "cpu/conv2d_bf16.h"
 #include "cpu/conv2d_weight.h"
 #include "cpu/conv_phases.h"
+#include "cpu/dtype_entry.h"
 #include "cpu/few_channels.h"
 #include "cpu/gathered_product.h"
 #include "kernels/common/conv_index.h"
 
 namespace genlab::cpu {
 namespace {
-
-template <typename Body>
-void with_cpu_dtype(const char* op, DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(float{});
-    case DType::kFloat64:
-      return body(double{});
-    case DType::kBFloat16:
-      return body(BFloat16{});
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
-}
 
 // Adds the bias of `channel`, applies the activation and writes one element.
 template <typename T>
@@ -159,7 +142,7 @@ void backward_input(const Conv2dBackwardInputParams& p, const ParallelFor& paral
 
 void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parallel_for) {
   if (bf16_serves(params)) return bf16_forward(params, parallel_for);
-  with_cpu_dtype("conv2d", params.geometry.dtype, [&](auto element) {
+  with_entry("conv2d", Elements{}, params.geometry.dtype, [&](auto element) {
     forward<decltype(element)>(params, parallel_for);
   });
 }
@@ -167,7 +150,7 @@ void conv2d_forward(const Conv2dForwardParams& params, const ParallelFor& parall
 void conv2d_backward_input(const Conv2dBackwardInputParams& params, const ParallelFor& parallel_for) {
   if (bf16_serves(params)) return bf16_backward_input(params, parallel_for);
   if (few_channels_serves(params)) return few_channels_backward_input(params, parallel_for);
-  with_cpu_dtype("conv2d_backward_input", params.geometry.dtype, [&](auto element) {
+  with_entry("conv2d_backward_input", Elements{}, params.geometry.dtype, [&](auto element) {
     backward_input<decltype(element)>(params, parallel_for);
   });
 }
@@ -181,7 +164,7 @@ void conv2d_backward_weight(const Conv2dBackwardWeightParams& params, const Para
     few_channels_backward_weight(params, parallel_for);
     return sum_input<float>(params, parallel_for);
   }
-  with_cpu_dtype("conv2d_backward_weight", params.geometry.dtype, [&](auto element) {
+  with_entry("conv2d_backward_weight", Elements{}, params.geometry.dtype, [&](auto element) {
     backward_weight<decltype(element)>(params, parallel_for);
   });
 }

@@ -7,6 +7,7 @@
 
 #include "cpu/bf16_product.h"
 #include "cpu/conv_phases.h"
+#include "cpu/isa/target.h"
 #include "kernels/common/conv_index.h"
 
 namespace genlab::cpu {
@@ -18,7 +19,7 @@ using bf16::SpreadProduct;
 using bf16::WeightProduct;
 
 bool machine_has_bf16_products() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
   static const bool found = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   return found;

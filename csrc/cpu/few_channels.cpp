@@ -1,6 +1,8 @@
 // Which convolutions of few channels have the kernels of few_channels_avx512.cpp.
 #include "cpu/few_channels.h"
 
+#include "cpu/isa/target.h"
+
 namespace genlab::cpu {
 
 namespace few {
@@ -14,7 +16,7 @@ constexpr int64_t kMostChannels = 4, kMostColumns = 1024;
 constexpr int64_t kChannelStep = 16;
 
 bool machine_serves() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
   static const bool found = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
   return found;
 #else

@@ -1,42 +1,29 @@
 // The convolutions of few_channels.h.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
 #include "cpu/few_channels.h"
 
 #include <algorithm>
 #include <stdexcept>
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#include "cpu/isa/target.h"
+
+#if GENLAB_X86
 
 #include <immintrin.h>
 
 #include "cpu/scratch.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma")
-#endif
+GENLAB_TARGET_BEGIN("avx512f,avx2,fma")
 
 namespace genlab::cpu {
 namespace few {
 namespace {
 
+#include "cpu/avx512_lanes_impl.h"
 #include "cpu/few_channels_impl.h"
+#include "cpu/scratch_impl.h"
 
 constexpr int64_t kMostPieces = 64;
 constexpr int64_t kPieceFloats = 1 << 20;  // of sums of all pieces together
-
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
 
 }  // namespace
 
@@ -79,11 +66,7 @@ void backward_weight(const Conv2dBackwardWeightParams& p, const ParallelFor& par
 
 }  // namespace genlab::cpu
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+GENLAB_TARGET_END
 
 #else
 

@@ -1,29 +1,7 @@
-// The inner loops of few_channels_avx512.cpp, which includes this inside its namespace after it has set the target.
+// The inner loops of few_channels_avx512.cpp, which includes this inside its namespace, after avx512_lanes_impl.h.
 // No include guard and no includes.
 
-#define GENLAB_INLINE static inline __attribute__((always_inline))
-
-constexpr int64_t kLanes = 16;
 constexpr int kMostRows = 8, kMostVectors = 3;  // of a register block: 24 of 32 registers hold sums
-
-GENLAB_INLINE int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-GENLAB_INLINE __mmask16 mask16(int64_t count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1); }
-
-// As activate_gradient_from_output() of kernels/common/activation.h.
-GENLAB_INLINE __m512 differentiate(Activation activation, __m512 gradient, __m512 y, float negative_slope) {
-  const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0f);
-  switch (activation) {
-    case Activation::kRelu:
-      return _mm512_mask_mov_ps(gradient, _mm512_cmp_ps_mask(y, zero, _CMP_LE_OQ), zero);
-    case Activation::kLeakyRelu:
-      return _mm512_mask_mul_ps(
-          gradient, _mm512_cmp_ps_mask(y, zero, _CMP_NGT_UQ), gradient, _mm512_set1_ps(negative_slope));
-    case Activation::kTanh:
-      return _mm512_mul_ps(gradient, _mm512_fnmadd_ps(y, y, one));
-    default:  // sigmoid
-      return _mm512_mul_ps(_mm512_mul_ps(gradient, _mm512_sub_ps(one, y)), y);
-  }
-}
 
 // A pixel's channels, a multiple of 16, times the derivative where there is one; sums += them where they are wanted.
 GENLAB_INLINE void copy_pixel(
@@ -154,20 +132,12 @@ struct Spread {
           for (int64_t r = 0; r < g.kh; ++r) {
             const int64_t row = i * g.stride_h - g.padding_h + r;
             if (row < 0 || row >= g.h) continue;
-            add(products + j * columns + r * reach, sums + row * pitch + j * g.stride_w * g.c_in);
+            add_row(products + j * columns + r * reach, sums + row * pitch + j * g.stride_w * g.c_in, reach);
           }
         }
       }
     }
     for (int64_t row = 0; row < g.h; ++row) store_row(sums + row * pitch + margin, n, row);
-  }
-
-  void add(const float* from, float* to) const {
-    for (int64_t c = 0; c < reach; c += kLanes) {
-      const __mmask16 mask = mask16(reach - c);
-      const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to + c), _mm512_maskz_loadu_ps(mask, from + c));
-      _mm512_mask_storeu_ps(to + c, mask, sum);
-    }
   }
 
   void store_row(const float* from, int64_t n, int64_t row) const {

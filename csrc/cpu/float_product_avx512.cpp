@@ -1,15 +1,14 @@
 // The product of float_product.h.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
 #include "cpu/float_product.h"
 
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/isa/target.h"
 #include "cpu/scratch.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
 
 namespace genlab::cpu {
 
@@ -20,12 +19,7 @@ bool has_float_product() {
 
 }  // namespace genlab::cpu
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,fma")
-#endif
+GENLAB_TARGET_BEGIN("avx512f,fma")
 
 namespace genlab::cpu {
 namespace {
@@ -107,15 +101,7 @@ void pack_rows(const FloatProduct& p, int64_t row, int64_t rows, int64_t k, int6
   }
 }
 
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
+#include "cpu/scratch_impl.h"
 
 void run_item(const FloatProduct& p, int64_t row, int64_t rows, const float* packed_b) {
   alignas(64) float edge[kRows * kColumns];
@@ -162,11 +148,7 @@ void multiply(const FloatProduct& product, const ParallelFor& parallel_for) {
 
 }  // namespace genlab::cpu
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+GENLAB_TARGET_END
 
 #else
 

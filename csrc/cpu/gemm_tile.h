@@ -5,11 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define GENLAB_X86_DISPATCH 1
-#else
-#define GENLAB_X86_DISPATCH 0
-#endif
+#include "cpu/isa/target.h"
 
 namespace genlab::cpu {
 
@@ -65,7 +61,7 @@ void tile_product_default(int64_t depth, const A* a, const A* b, A* c, int64_t l
   tile_product<A>(depth, a, b, c, ldc);
 }
 
-#if GENLAB_X86_DISPATCH
+#if GENLAB_X86
 template <typename A>
 __attribute__((target("avx2,fma"))) void tile_product_avx2(int64_t depth, const A* a, const A* b, A* c, int64_t ldc) {
   tile_product<A>(depth, a, b, c, ldc);
@@ -83,7 +79,7 @@ __attribute__((target("avx512f,fma"))) void tile_product_avx512(
 // The widest tile product that this machine runs.
 template <typename A>
 TileProduct<A> tile_product_for_this_machine() {
-#if GENLAB_X86_DISPATCH
+#if GENLAB_X86
   if (__builtin_cpu_supports("avx512f")) return detail::tile_product_avx512<A>;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return detail::tile_product_avx2<A>;
 #endif

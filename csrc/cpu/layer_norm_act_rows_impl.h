@@ -1,12 +1,4 @@
-// Bodies of LayerNormRows (norm_act_tiles.h) for one instruction set; included like norm_act_tiles_impl.h, before it.
-
-// Calls body(column, part) over the columns: whole vectors with part 0, then the rest with its count.
-template <typename A, typename Body>
-GENLAB_INLINE void over_vectors(int64_t columns, Body body) {
-  int64_t c = 0;
-  for (; c + kLanes<A> <= columns; c += kLanes<A>) body(c, int64_t{0});
-  if (c < columns) body(c, columns - c);
-}
+// Bodies of LayerNormRows (norm_act_tiles.h) for one instruction set; part of norm_act_tiles_impl.h.
 
 template <typename T>
 struct RowElement {

@@ -45,15 +45,13 @@ struct LossRows {
 };
 
 struct LossTable {
-  const char* name;
-  int64_t bytes;  // of a vector
   LossRows<float> float32;
   LossRows<double> float64;
   LossRows<BFloat16> bfloat16;
 };
 
-const LossTable& loss_table_baseline();
-const LossTable& loss_table_avx2();    // x86-64 with GCC or clang only
-const LossTable& loss_table_avx512();  // likewise
+namespace baseline { const LossTable& loss_table(); }
+namespace avx2 { const LossTable& loss_table(); }    // where GENLAB_X86 is 1
+namespace avx512 { const LossTable& loss_table(); }  // likewise
 
 }  // namespace genlab::cpu

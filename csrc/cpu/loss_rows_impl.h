@@ -1,31 +1,11 @@
-// Bodies of the table in loss_rows.h for one instruction set: included by losses_<instruction set>.cpp inside its namespace,
-// after vector.h. No include guard for the same reason as there.
+// The table of loss_rows.h for one instruction set: what losses_<instruction set>.cpp compiles.
+#include "cpu/loss_rows.h"
 
-// log(1 + e) for e in [0, 1], to 1e-7 relative: 2 artanh(z), z = e / (2 + e) <= 1/3, by its series.
-GENLAB_INLINE Vector<float> log_one_plus(Vector<float> e) {
-  const Vector<float> z = e / (2.0f + e), w = z * z;
-  Vector<float> p = splat(1.0f / 15);
-  p = p * w + 1.0f / 13;
-  p = p * w + 1.0f / 11;
-  p = p * w + 1.0f / 9;
-  p = p * w + 1.0f / 7;
-  p = p * w + 1.0f / 5;
-  p = p * w + 1.0f / 3;
-  p = p * w + 1.0f;
-  return 2.0f * z * p;
-}
+#include "cpu/isa/begin.h"
 
 GENLAB_INLINE Vector<double> log_one_plus(Vector<double> e) {
   for (int64_t i = 0; i < kLanes<double>; ++i) e[i] = std::log1p(e[i]);
   return e;
-}
-
-// Calls body(at, part) over `count` elements: whole vectors with part 0, then the rest with its count.
-template <typename A, typename Body>
-GENLAB_INLINE void over_vectors(int64_t count, Body body) {
-  int64_t at = 0;
-  for (; at + kLanes<A> <= count; at += kLanes<A>) body(at, int64_t{0});
-  if (at < count) body(at, count - at);
 }
 
 // Sum of the first `part` lanes, of all where it is 0.
@@ -363,6 +343,9 @@ static LossRows<T> loss_rows() {
   return {gan_terms<T>, cross_entropy<T>, cross_entropy_backward<T>, reparametrize<T>, reparametrize_backward<T>};
 }
 
-static LossTable loss_table(const char* name) {
-  return {name, kVectorBytes, loss_rows<float>(), loss_rows<double>(), loss_rows<BFloat16>()};
+const LossTable& loss_table() {
+  static const LossTable table = {loss_rows<float>(), loss_rows<double>(), loss_rows<BFloat16>()};
+  return table;
 }
+
+#include "cpu/isa/end.h"

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "cpu/dtype_entry.h"
+#include "cpu/isa/target.h"
 #include "cpu/loss_rows.h"
 
 namespace genlab::cpu {
@@ -17,32 +17,14 @@ constexpr int64_t kPositions = 64;       // of a map, that go through the classe
 constexpr int64_t kSerialWork = 1 << 13; // below so many elements waking threads costs more than they save
 
 const LossTable& loss_table() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const LossTable& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                       ? loss_table_avx512()
-                                   : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? loss_table_avx2()
-                                                                                                     : loss_table_baseline();
-#else
-  static const LossTable& chosen = loss_table_baseline();
-#endif
+  static const LossTable& chosen = GENLAB_WIDEST(loss_table());
   return chosen;
 }
 
 // Calls `body` with the element type's functions.
 template <typename Body>
 void with_rows(const char* op, DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(loss_table().float32);
-    case DType::kFloat64:
-      return body(loss_table().float64);
-    case DType::kBFloat16:
-      return body(loss_table().bfloat16);
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
+  with_entry(op, loss_table(), dtype, body);
 }
 
 template <typename Body>

@@ -333,6 +333,4 @@ void norm_act_backward_input(const NormActBackwardInputParams& params, const Par
   with_tiles("norm_act", params.geometry.dtype, [&](const auto& tiles) { backward_input(tiles, params, parallel_for); });
 }
 
-const char* norm_act_instruction_set() { return norm_act_table().name; }
-
 }  // namespace genlab::cpu

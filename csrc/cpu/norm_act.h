@@ -17,7 +17,4 @@ void norm_act_fold_gradient(
 void norm_act_backward_sums(const NormActBackwardSumsParams& params, const ParallelFor& parallel_for);
 void norm_act_backward_input(const NormActBackwardInputParams& params, const ParallelFor& parallel_for);
 
-// "avx512", "avx2" or "baseline": the instruction set that this machine runs the normalisations with.
-const char* norm_act_instruction_set();
-
 }  // namespace genlab::cpu

@@ -1,45 +1,6 @@
-// The normalisations' inner loops for AVX2 and FMA.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
-#include "cpu/norm_act_tiles.h"
+// The normalisations' inner loops for AVX2.
+#include "cpu/isa/avx2.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <type_traits>
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-
-#define GENLAB_VECTOR_BYTES 32
-
-namespace genlab::cpu {
-namespace avx2 {
-
-#include "cpu/vector.h"
-#include "cpu/vector_activation.h"
-#include "cpu/layer_norm_act_rows_impl.h"
+#if GENLAB_X86
 #include "cpu/norm_act_tiles_impl.h"
-
-}  // namespace avx2
-
-const NormActTable& norm_act_table_avx2() {
-  static const NormActTable table = avx2::norm_act_table("avx2");
-  return table;
-}
-
-}  // namespace genlab::cpu
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
 #endif
-
-#endif  // x86-64

@@ -101,14 +101,13 @@ struct NormActTiles {
 };
 
 struct NormActTable {
-  const char* name;
   NormActTiles<float> float32;
   NormActTiles<double> float64;
   NormActTiles<BFloat16> bfloat16;
 };
 
-const NormActTable& norm_act_table_baseline();
-const NormActTable& norm_act_table_avx2();    // x86-64 with GCC or clang only
-const NormActTable& norm_act_table_avx512();  // likewise
+namespace baseline { const NormActTable& norm_act_table(); }
+namespace avx2 { const NormActTable& norm_act_table(); }    // where GENLAB_X86 is 1
+namespace avx512 { const NormActTable& norm_act_table(); }  // likewise
 
 }  // namespace genlab::cpu

@@ -1,5 +1,10 @@
-// Bodies of the table in norm_act_tiles.h for one instruction set: included by norm_act_<instruction set>.cpp inside its
-// namespace, after vector.h and vector_activation.h. No include guard for the same reason as there.
+// The table of norm_act_tiles.h for one instruction set: what norm_act_<instruction set>.cpp compiles.
+#include "cpu/norm_act_tiles.h"
+
+#include "cpu/isa/begin.h"
+
+#include "cpu/vector_activation.h"
+#include "cpu/layer_norm_act_rows_impl.h"
 
 // Vectors of columns that stay in registers while a tile's rows go by.
 constexpr int64_t kBlock = kVectorBytes == 64 ? 4 : 2;
@@ -344,6 +349,9 @@ static NormActTiles<T> norm_act_tiles() {
           {layer_norm_apply<T>, layer_norm_grad_sums<T>, layer_norm_grad_input<T>}};
 }
 
-static NormActTable norm_act_table(const char* name) {
-  return {name, norm_act_tiles<float>(), norm_act_tiles<double>(), norm_act_tiles<BFloat16>()};
+const NormActTable& norm_act_table() {
+  static const NormActTable table = {norm_act_tiles<float>(), norm_act_tiles<double>(), norm_act_tiles<BFloat16>()};
+  return table;
 }
+
+#include "cpu/isa/end.h"

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
+#include "cpu/dtype_entry.h"
+#include "cpu/isa/target.h"
 #include "cpu/optimizer_tiles.h"
 #include "kernels/optimizer_factors.h"
 
@@ -17,31 +17,12 @@ constexpr int64_t kSerialChunks = 4;  // below this, waking threads costs more t
 
 // The widest instruction set that the machine has.
 const OptimizerLoops& loops() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const OptimizerLoops& chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                            ? optimizer_loops_avx512()
-                                        : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-                                            ? optimizer_loops_avx2()
-                                            : optimizer_loops_baseline();
-#else
-  static const OptimizerLoops& chosen = optimizer_loops_baseline();
-#endif
+  static const OptimizerLoops& chosen = GENLAB_WIDEST(optimizer_loops());
   return chosen;
 }
 
 const OptimizerTiles& tiles_of(const char* op, DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return loops().float32;
-    case DType::kFloat64:
-      return loops().float64;
-    case DType::kBFloat16:
-      return loops().bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument(std::string(op) + ": expected float32, float64 or bfloat16 on the CPU, got float16");
+  return with_entry(op, loops(), dtype, [](const OptimizerTiles& tiles) -> const OptimizerTiles& { return tiles; });
 }
 
 // Calls body(number of the tensor, number of the chunk, begin, end) for every chunk of every tensor, possibly at once.

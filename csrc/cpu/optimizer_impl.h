@@ -1,5 +1,7 @@
-// Bodies of the optimiser's inner loops for one instruction set. No include guard: included like norm_act_tiles_impl.h, after
-// vector.h and kernels/optimizer_elements.h's needs below.
+// The table of optimizer_tiles.h for one instruction set: what optimizer_<instruction set>.cpp compiles.
+#include "cpu/optimizer_tiles.h"
+
+#include "cpu/isa/begin.h"
 
 #if GENLAB_VECTOR_BYTES == 64
 GENLAB_INLINE Vector<float> square_root(Vector<float> x) { return (Vector<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)x); }
@@ -122,6 +124,9 @@ static OptimizerTiles optimizer_tiles() {
       sum_of_squares<T>};
 }
 
-static OptimizerLoops optimizer_loops(const char* name) {
-  return {name, optimizer_tiles<float>(), optimizer_tiles<double>(), optimizer_tiles<BFloat16>()};
+const OptimizerLoops& optimizer_loops() {
+  static const OptimizerLoops loops = {optimizer_tiles<float>(), optimizer_tiles<double>(), optimizer_tiles<BFloat16>()};
+  return loops;
 }
+
+#include "cpu/isa/end.h"

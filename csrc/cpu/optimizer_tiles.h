@@ -17,12 +17,11 @@ struct OptimizerTiles {
 };
 
 struct OptimizerLoops {
-  const char* name;
   OptimizerTiles float32, float64, bfloat16;
 };
 
-const OptimizerLoops& optimizer_loops_baseline();
-const OptimizerLoops& optimizer_loops_avx2();    // x86-64 with GCC or clang only
-const OptimizerLoops& optimizer_loops_avx512();  // likewise
+namespace baseline { const OptimizerLoops& optimizer_loops(); }
+namespace avx2 { const OptimizerLoops& optimizer_loops(); }    // where GENLAB_X86 is 1
+namespace avx512 { const OptimizerLoops& optimizer_loops(); }  // likewise
 
 }  // namespace genlab::cpu

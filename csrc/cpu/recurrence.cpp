@@ -2,8 +2,9 @@
 #include "cpu/recurrence.h"
 
 #include <algorithm>
-#include <stdexcept>
 
+#include "cpu/dtype_entry.h"
+#include "cpu/isa/target.h"
 #include "cpu/recurrence_scan.h"
 #include "cpu/scratch.h"
 
@@ -12,43 +13,18 @@ namespace {
 
 // The widest instruction set that the machine has.
 const RecurrenceTable& table() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  static const RecurrenceTable& chosen =
-      avx512 && __builtin_cpu_supports("avx512bf16") ? recurrence_table_avx512_bf16()
-      : avx512                                       ? recurrence_table_avx512()
-      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? recurrence_table_avx2()
-                                                                        : recurrence_table_baseline();
-#else
-  static const RecurrenceTable& chosen = recurrence_table_baseline();
+#if GENLAB_X86
+  if (runs_avx512_bf16()) return avx512_bf16::recurrence_table();
 #endif
+  static const RecurrenceTable& chosen = GENLAB_WIDEST(recurrence_table());
   return chosen;
 }
 
 const RecurrenceScans& scans(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return table().float32;
-    case DType::kFloat64:
-      return table().float64;
-    case DType::kBFloat16:
-      return table().bfloat16;
-    case DType::kFloat16:
-      break;
-  }
-  throw std::invalid_argument("recurrence: expected float32, float64 or bfloat16 on the CPU, got float16");
+  return with_entry("recurrence", table(), dtype, [](const RecurrenceScans& scans) -> const RecurrenceScans& { return scans; });
 }
 
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
+#include "cpu/scratch_impl.h"
 
 constexpr int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 

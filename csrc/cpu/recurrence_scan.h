@@ -30,15 +30,12 @@ struct RecurrenceScans {
 };
 
 struct RecurrenceTable {
-  const char* name;
   RecurrenceScans float32, float64, bfloat16;
 };
 
-const RecurrenceTable& recurrence_table_baseline();
-#if defined(__x86_64__) && defined(__GNUC__)
-const RecurrenceTable& recurrence_table_avx2();
-const RecurrenceTable& recurrence_table_avx512();
-const RecurrenceTable& recurrence_table_avx512_bf16();
-#endif
+namespace baseline { const RecurrenceTable& recurrence_table(); }
+namespace avx2 { const RecurrenceTable& recurrence_table(); }         // where GENLAB_X86 is 1, likewise the others
+namespace avx512 { const RecurrenceTable& recurrence_table(); }
+namespace avx512_bf16 { const RecurrenceTable& recurrence_table(); }
 
 }  // namespace genlab::cpu

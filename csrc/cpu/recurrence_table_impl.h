@@ -1,4 +1,16 @@
-// The table of one instruction set: every cell and dtype. No include guard: see vector.h.
+// The table of recurrence_scan.h for one instruction set, every cell and dtype: what recurrence_<instruction set>.cpp compiles.
+#include "cpu/recurrence_scan.h"
+
+#if defined(GENLAB_ISA_AVX512_BF16)
+#define GENLAB_BF16_PAIRS
+#endif
+#include "cpu/isa/begin.h"
+
+namespace recurrence {
+
+#include "cpu/recurrence_product_impl.h"
+#include "cpu/recurrence_forward_impl.h"
+#include "cpu/recurrence_backward_impl.h"
 
 // Calls the scan's function of the cell that the parameters name.
 #define GENLAB_FOR_CELL(Scan, call)               \
@@ -34,3 +46,19 @@ RecurrenceScans scans_of() {
 }
 
 #undef GENLAB_FOR_CELL
+
+}  // namespace recurrence
+
+const RecurrenceTable& recurrence_table() {
+  using recurrence::scans_of;
+#if defined(GENLAB_ISA_AVX512_BF16)
+  static const RecurrenceTable table = {
+      avx512::recurrence_table().float32, avx512::recurrence_table().float64, scans_of<BFloat16, true>()};
+#else
+  static const RecurrenceTable table = {
+      scans_of<float, false>(), scans_of<double, false>(), scans_of<BFloat16, false>()};
+#endif
+  return table;
+}
+
+#include "cpu/isa/end.h"

@@ -1,6 +1,6 @@
 // Vectors of kVectorBytes in GCC's and clang's own notation, with loads and stores of every element type and the functions
-// that activations need. No include guard: each instruction set's file includes it once, inside a namespace of its own and
-// after it has defined GENLAB_VECTOR_BYTES, so that no two instruction sets share a symbol.
+// that activations need. No include guard: isa/begin.h includes it once for each instruction set, inside its namespace, so that
+// no two instruction sets share a symbol. With GENLAB_BF16_PAIRS the processor itself rounds to bfloat16.
 
 constexpr int64_t kVectorBytes = GENLAB_VECTOR_BYTES;
 
@@ -107,6 +107,14 @@ GENLAB_INLINE void store_part(T* data, Vector<Accumulate<T>> value, int64_t coun
   }
 }
 
+// Calls body(at, part) over `count` elements: whole vectors with part 0, then the rest with its count.
+template <typename A, typename Body>
+GENLAB_INLINE void over_vectors(int64_t count, Body body) {
+  int64_t at = 0;
+  for (; at + kLanes<A> <= count; at += kLanes<A>) body(at, int64_t{0});
+  if (at < count) body(at, count - at);
+}
+
 template <typename A>
 GENLAB_INLINE A sum_lanes(Vector<A> value) {
   A lanes[kLanes<A>];
@@ -140,6 +148,20 @@ GENLAB_INLINE Vector<float> exponential(Vector<float> x) {
   Vector<float> power;
   memcpy(&power, &bits, sizeof(power));
   return large ? splat(std::numeric_limits<float>::infinity()) : p * power;
+}
+
+// log(1 + e) for e in [0, 1], to 1e-7 relative: 2 artanh(z), z = e / (2 + e) <= 1/3, by its series.
+GENLAB_INLINE Vector<float> log_one_plus(Vector<float> e) {
+  const Vector<float> z = e / (2.0f + e), w = z * z;
+  Vector<float> p = splat(1.0f / 15);
+  p = p * w + 1.0f / 13;
+  p = p * w + 1.0f / 11;
+  p = p * w + 1.0f / 9;
+  p = p * w + 1.0f / 7;
+  p = p * w + 1.0f / 5;
+  p = p * w + 1.0f / 3;
+  p = p * w + 1.0f;
+  return 2.0f * z * p;
 }
 
 GENLAB_INLINE Vector<float> magnitude(Vector<float> x) { return x < 0.0f ? -x : x; }

@@ -1,6 +1,6 @@
-// float16 to and from vectors of floats, by the processor's own conversions where GENLAB_F16C is defined. Part of vector.h.
+// float16 to and from vectors of floats, by the processor's own conversions but for the baseline. Part of vector.h.
 
-#if defined(GENLAB_F16C) && GENLAB_VECTOR_BYTES == 64
+#if GENLAB_VECTOR_BYTES == 64
 
 GENLAB_INLINE Vector<float> load(const Float16* data) {
   return (Vector<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
@@ -10,7 +10,7 @@ GENLAB_INLINE void store(Float16* data, Vector<float> value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(data), _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
 }
 
-#elif defined(GENLAB_F16C)
+#elif GENLAB_VECTOR_BYTES == 32
 
 GENLAB_INLINE Vector<float> load(const Float16* data) {
   return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data)));

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cpu/isa/target.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd_plan.h"
 #include "kernels/common/conv_index.h"
@@ -24,7 +25,7 @@ using winograd::Target;
 constexpr int64_t kChannelStep = 16;  // channels come in whole vectors
 
 const winograd::Engine* engine() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
   static const winograd::Engine* const chosen =
       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma") ? &winograd::engine_avx512() : nullptr;
   return chosen;

@@ -1,9 +1,8 @@
 // The Winograd engine for AVX-512 F.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
+#include "cpu/isa/target.h"
 #include "cpu/winograd_plan.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if GENLAB_X86
 
 #include <immintrin.h>
 
@@ -12,17 +11,14 @@
 #include "cpu/scratch.h"
 #include "kernels/common/conv_index.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx2,fma")
-#endif
+GENLAB_TARGET_BEGIN("avx512f,avx2,fma")
 
 namespace genlab::cpu::winograd {
 namespace avx512 {
 
 // Inside: their functions must not be merged with other targets' copies.
+#include "cpu/avx512_lanes_impl.h"
+#include "cpu/scratch_impl.h"
 #include "cpu/winograd_transforms_impl.h"
 #include "cpu/winograd_tiles_impl.h"
 #include "cpu/winograd_samples_impl.h"
@@ -48,10 +44,6 @@ const Engine& engine_avx512() {
 
 }  // namespace genlab::cpu::winograd
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+GENLAB_TARGET_END
 
 #endif  // x86-64

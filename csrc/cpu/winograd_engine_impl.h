@@ -9,16 +9,6 @@ constexpr int64_t kSharedFloats = 4 << 20;   // up to 16 MiB of transformed samp
 constexpr int64_t kGradientTiles = 512;      // tiles summed in registers before the weight gradient is updated
 constexpr int64_t kMaxPieces = 4;
 
-inline Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
-inline Scratch& own_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
-
 // Equal groups of at most kTilesAtOnce tiles; a multiple of 4, so that small numbers of threads get the same share.
 inline int64_t tile_groups(int64_t tiles) { return ceil_divide(ceil_divide(tiles, kTilesAtOnce), 4) * 4; }
 

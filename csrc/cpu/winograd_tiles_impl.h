@@ -1,11 +1,9 @@
 // The inner loops of the Winograd engine: register blocks of matrix products, weights into the transforms' domain and results
-// out of it. No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after it has set the target.
+// out of it. No include guard and no includes: winograd_avx512.cpp includes it inside its namespace, after avx512_lanes_impl.h.
 // Vectors run along channels throughout.
 
-constexpr int64_t kLanes = 16;
 typedef float Vector __attribute__((vector_size(64)));
 
-#define GENLAB_INLINE static inline __attribute__((always_inline))
 #define GENLAB_MEMBER inline __attribute__((always_inline))
 
 constexpr int64_t kBlock = 32;    // channels of one block: two vectors
@@ -13,7 +11,6 @@ constexpr int64_t kMaxRows = 14;  // tiles of one register block: 14 x 2 of AVX-
 
 GENLAB_INLINE Vector load(const float* data) { return (Vector)_mm512_loadu_ps(data); }
 GENLAB_INLINE void store(float* data, Vector value) { _mm512_storeu_ps(data, (__m512)value); }
-GENLAB_INLINE int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // -- matrix products -----------------------------------------------------------------------------------------------------
 

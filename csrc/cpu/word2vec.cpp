@@ -4,21 +4,14 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/isa/target.h"
 #include "cpu/word2vec_rows.h"
 
 namespace genlab::cpu {
 namespace {
 
 Word2vecTrain chosen_train() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const Word2vecTrain chosen = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
-                                          ? word2vec_train_avx512()
-                                      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? word2vec_train_avx2()
-                                                                                                        : word2vec_train_baseline();
-#else
-  static const Word2vecTrain chosen = word2vec_train_baseline();
-#endif
+  static const Word2vecTrain chosen = GENLAB_WIDEST(word2vec_train());
   return chosen;
 }
 

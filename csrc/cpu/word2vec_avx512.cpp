@@ -1,39 +1,6 @@
-// word2vec's training for AVX-512 F, BW, VL and DQ.
-// The target is set for what follows the standard headers only: an inline function of theirs compiled for it could be the
-// copy that the linker keeps for machines that lack it.
-#include "cpu/word2vec_rows.h"
+// word2vec's training for AVX-512.
+#include "cpu/isa/avx512.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
-#endif
-
-#define GENLAB_VECTOR_BYTES 64
-
-namespace genlab::cpu {
-namespace avx512 {
-
-#include "cpu/vector.h"
+#if GENLAB_X86
 #include "cpu/word2vec_impl.h"
-
-}  // namespace avx512
-
-Word2vecTrain word2vec_train_avx512() { return avx512::word2vec_train; }
-
-}  // namespace genlab::cpu
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
 #endif
-
-#endif  // x86-64

@@ -1,5 +1,7 @@
-// word2vec's training for one instruction set: included by word2vec_<instruction set>.cpp inside its namespace, after
-// vector.h. No include guard for the same reason as there.
+// word2vec's training for one instruction set: what word2vec_<instruction set>.cpp compiles.
+#include "cpu/word2vec_rows.h"
+
+#include "cpu/isa/begin.h"
 
 typedef float Quad __attribute__((vector_size(16)));
 
@@ -25,20 +27,6 @@ GENLAB_INLINE Quad fold(Vector<float> value) {
     for (int64_t i = 0; i < width; ++i) parts[i] += parts[i + width];
   }
   return parts[0];
-}
-
-// log(1 + e) for e in [0, 1], to 1e-7 relative: 2 artanh(z), z = e / (2 + e) <= 1/3, by its series.
-GENLAB_INLINE Vector<float> log_one_plus(Vector<float> e) {
-  const Vector<float> z = e / (2.0f + e), w = z * z;
-  Vector<float> p = splat(1.0f / 15);
-  p = p * w + 1.0f / 13;
-  p = p * w + 1.0f / 11;
-  p = p * w + 1.0f / 9;
-  p = p * w + 1.0f / 7;
-  p = p * w + 1.0f / 5;
-  p = p * w + 1.0f / 3;
-  p = p * w + 1.0f;
-  return 2.0f * z * p;
 }
 
 // What one prediction is made of: rows of the output table, whether each is to be told yes or no, and how often it counts.
@@ -256,7 +244,7 @@ GENLAB_INLINE int64_t keep_words(const Word2vecParams& p, const Word2vecScratch&
   return count;
 }
 
-static void word2vec_train(
+static void train(
     const Word2vecParams& p, int64_t begin, int64_t end, const Word2vecScratch& s, Word2vecTotals& totals) {
   for (int64_t sentence = begin; sentence < end; ++sentence) {
     const int64_t count = keep_words(p, s, sentence);
@@ -275,3 +263,7 @@ static void word2vec_train(
   }
   if (s.hot != nullptr) give_back(p, *s.hot);
 }
+
+Word2vecTrain word2vec_train() { return train; }
+
+#include "cpu/isa/end.h"

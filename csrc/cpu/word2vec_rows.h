@@ -47,8 +47,8 @@ struct Word2vecScratch {
 using Word2vecTrain = void (*)(
     const Word2vecParams& params, int64_t begin, int64_t end, const Word2vecScratch& scratch, Word2vecTotals& totals);
 
-Word2vecTrain word2vec_train_baseline();
-Word2vecTrain word2vec_train_avx2();    // x86-64 with GCC or clang only
-Word2vecTrain word2vec_train_avx512();  // likewise
+namespace baseline { Word2vecTrain word2vec_train(); }
+namespace avx2 { Word2vecTrain word2vec_train(); }    // where GENLAB_X86 is 1
+namespace avx512 { Word2vecTrain word2vec_train(); }  // likewise
 
 }  // namespace genlab::cpu

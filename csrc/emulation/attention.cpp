@@ -9,17 +9,12 @@
 #include "kernels/attention_flash_forward_fp16.cu"
 #include "kernels/attention_flash_forward_fp32.cu"
 
-#define GENLAB_EXPORT_ATTENTION(name, launcher, Params)                             \
-  GENLAB_EXPORT int name(const genlab::Params* params) {                            \
-    return genlab::emulation::guarded([&] { genlab::launcher(*params, nullptr); }); \
-  }
-
 extern "C" {
 
-GENLAB_EXPORT_ATTENTION(run_forward, launch_attention, AttentionParams)
-GENLAB_EXPORT_ATTENTION(run_backward, launch_attention_backward, AttentionBackwardParams)
-GENLAB_EXPORT_ATTENTION(run_forward_direct, launch_attention_direct, AttentionParams)
-GENLAB_EXPORT_ATTENTION(run_backward_direct, launch_attention_backward_direct, AttentionBackwardParams)
+GENLAB_EXPORT_LAUNCH(run_forward, launch_attention, AttentionParams)
+GENLAB_EXPORT_LAUNCH(run_backward, launch_attention_backward, AttentionBackwardParams)
+GENLAB_EXPORT_LAUNCH(run_forward_direct, launch_attention_direct, AttentionParams)
+GENLAB_EXPORT_LAUNCH(run_backward_direct, launch_attention_backward_direct, AttentionBackwardParams)
 
 GENLAB_EXPORT const char* refusal_of_flash(const genlab::AttentionProblem* problem) {
   return genlab::refusal_of_attention_flash(*problem);

@@ -12,16 +12,8 @@ GENLAB_EXPORT void genlab_conv2d_params_sizes(int64_t sizes[3]) {
   sizes[2] = sizeof(genlab::Conv2dBackwardWeightParams);
 }
 
-GENLAB_EXPORT int genlab_conv2d_forward(const genlab::Conv2dForwardParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_conv2d_forward_direct(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_conv2d_backward_input(const genlab::Conv2dBackwardInputParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_conv2d_backward_input_direct(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_conv2d_backward_weight(const genlab::Conv2dBackwardWeightParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_conv2d_backward_weight_direct(*params, nullptr); });
-}
+GENLAB_EXPORT_LAUNCH(genlab_conv2d_forward, launch_conv2d_forward_direct, Conv2dForwardParams)
+GENLAB_EXPORT_LAUNCH(genlab_conv2d_backward_input, launch_conv2d_backward_input_direct, Conv2dBackwardInputParams)
+GENLAB_EXPORT_LAUNCH(genlab_conv2d_backward_weight, launch_conv2d_backward_weight_direct, Conv2dBackwardWeightParams)
 
 }  // extern "C"

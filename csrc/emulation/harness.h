@@ -10,6 +10,12 @@
 // Libraries are built with -fvisibility=hidden, so that several of them in one process share no state.
 #define GENLAB_EXPORT __attribute__((used, visibility("default")))
 
+// int name(const Params*), which runs a launcher; to be written inside extern "C".
+#define GENLAB_EXPORT_LAUNCH(name, launcher, Params)                                \
+  GENLAB_EXPORT int name(const genlab::Params* params) {                            \
+    return genlab::emulation::guarded([&] { genlab::launcher(*params, nullptr); }); \
+  }
+
 namespace genlab {
 namespace emulation {
 

@@ -11,12 +11,7 @@ GENLAB_EXPORT void genlab_layer_norm_act_params_sizes(int64_t sizes[2]) {
   sizes[1] = sizeof(genlab::LayerNormActBackwardParams);
 }
 
-GENLAB_EXPORT int genlab_layer_norm_act(const genlab::LayerNormActParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_layer_norm_act_row_per_block(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_layer_norm_act_backward(const genlab::LayerNormActBackwardParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_layer_norm_act_backward_row_per_block(*params, nullptr); });
-}
+GENLAB_EXPORT_LAUNCH(genlab_layer_norm_act, launch_layer_norm_act_row_per_block, LayerNormActParams)
+GENLAB_EXPORT_LAUNCH(genlab_layer_norm_act_backward, launch_layer_norm_act_backward_row_per_block, LayerNormActBackwardParams)
 
 }  // extern "C"

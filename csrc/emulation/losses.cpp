@@ -18,24 +18,10 @@ GENLAB_EXPORT void genlab_loss_params_sizes(int64_t sizes[5]) {
 
 GENLAB_EXPORT int64_t genlab_gan_loss_blocks(const genlab::GanLossParams* params) { return genlab::gan_loss_blocks(*params); }
 
-GENLAB_EXPORT int genlab_gan_loss(const genlab::GanLossParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_gan_loss_two_stage(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_cross_entropy(const genlab::CrossEntropyParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_cross_entropy_row_per_group(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_cross_entropy_backward(const genlab::CrossEntropyBackwardParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_cross_entropy_backward_row_per_group(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_reparametrize_kl(const genlab::ReparametrizeKlParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_reparametrize_kl_elementwise(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_reparametrize_kl_backward(const genlab::ReparametrizeKlBackwardParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_reparametrize_kl_backward_elementwise(*params, nullptr); });
-}
+GENLAB_EXPORT_LAUNCH(genlab_gan_loss, launch_gan_loss_two_stage, GanLossParams)
+GENLAB_EXPORT_LAUNCH(genlab_cross_entropy, launch_cross_entropy_row_per_group, CrossEntropyParams)
+GENLAB_EXPORT_LAUNCH(genlab_cross_entropy_backward, launch_cross_entropy_backward_row_per_group, CrossEntropyBackwardParams)
+GENLAB_EXPORT_LAUNCH(genlab_reparametrize_kl, launch_reparametrize_kl_elementwise, ReparametrizeKlParams)
+GENLAB_EXPORT_LAUNCH(genlab_reparametrize_kl_backward, launch_reparametrize_kl_backward_elementwise, ReparametrizeKlBackwardParams)
 
 }  // extern "C"

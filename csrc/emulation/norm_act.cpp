@@ -19,20 +19,9 @@ GENLAB_EXPORT int64_t genlab_norm_act_workspace_bytes(const genlab::NormActGeome
   return genlab::norm_act_workspace_bytes(*geometry);
 }
 
-GENLAB_EXPORT int genlab_norm_statistics(const genlab::NormStatisticsParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_norm_statistics_two_stage(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_norm_act(const genlab::NormActParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_norm_act_elementwise(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_norm_act_backward_sums(const genlab::NormActBackwardSumsParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_norm_act_backward_sums_two_stage(*params, nullptr); });
-}
-
-GENLAB_EXPORT int genlab_norm_act_backward_input(const genlab::NormActBackwardInputParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_norm_act_backward_input_elementwise(*params, nullptr); });
-}
+GENLAB_EXPORT_LAUNCH(genlab_norm_statistics, launch_norm_statistics_two_stage, NormStatisticsParams)
+GENLAB_EXPORT_LAUNCH(genlab_norm_act, launch_norm_act_elementwise, NormActParams)
+GENLAB_EXPORT_LAUNCH(genlab_norm_act_backward_sums, launch_norm_act_backward_sums_two_stage, NormActBackwardSumsParams)
+GENLAB_EXPORT_LAUNCH(genlab_norm_act_backward_input, launch_norm_act_backward_input_elementwise, NormActBackwardInputParams)
 
 }  // extern "C"

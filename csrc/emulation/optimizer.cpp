@@ -14,9 +14,7 @@ GENLAB_EXPORT void genlab_optimizer_sizes(int64_t sizes[5]) {
   sizes[4] = genlab::kTableTensors;
 }
 
-GENLAB_EXPORT int genlab_optimizer_step(const genlab::OptimizerParams* params) {
-  return genlab::emulation::guarded([&] { genlab::launch_optimizer_step(*params, nullptr); });
-}
+GENLAB_EXPORT_LAUNCH(genlab_optimizer_step, launch_optimizer_step, OptimizerParams)
 
 GENLAB_EXPORT int genlab_optimizer_norm(
     const genlab::OptimizerTensor* tensors, int64_t count, int32_t dtype, double* partial, double* norm) {

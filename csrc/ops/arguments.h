@@ -55,4 +55,22 @@ inline void check_device(const char* op, const char* name, const at::Tensor& ten
       tensor.device());
 }
 
+// `tensor` has the input's shape, dtype and device.
+inline void check_like_input(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& input) {
+  TORCH_CHECK_VALUE(
+      tensor.sizes() == input.sizes(), op, ": expected ", name, " of the input's shape ", shape_text(input), ", got ",
+      shape_text(tensor));
+  TORCH_CHECK_TYPE(
+      tensor.scalar_type() == input.scalar_type(), op, ": expected ", name, " of the input's dtype ", input.scalar_type(),
+      ", got ", tensor.scalar_type());
+  check_device(op, name, tensor, input);
+}
+
+// What sums and statistics of the tensor are kept in.
+inline at::ScalarType wide_dtype(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+inline const void* data_or_null(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
+
 }  // namespace genlab

@@ -1,21 +1,16 @@
 // Scaled dot-product attention as torch ops: checks, outputs, parameters, kernel calls.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <array>
-#include <functional>
 #include <optional>
 #include <tuple>
 
 #include "cpu/attention.h"
 #include "kernels/attention.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include "ops/attention_cuda.h"
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
@@ -24,12 +19,6 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr const char* kOp = "scaled_dot_product_attention";
-
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
-
-at::ScalarType sum_dtype(const Tensor& query) { return query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 DType element_of(const Tensor& tensor) {  // float16 on the CPU too, which arguments.h's dtype_of refuses
   return tensor.scalar_type() == at::kHalf ? DType::kFloat16 : dtype_of(kOp, tensor);
@@ -125,15 +114,9 @@ std::tuple<Tensor, Tensor> attention(
   const AttentionProblem& problem = a.problem;
   const Tensor output = empty_rows(query, problem.value_dim);
   const Tensor lse =
-      at::empty({problem.batch, problem.heads, problem.queries}, query.options().dtype(sum_dtype(query)));
+      at::empty({problem.batch, problem.heads, problem.queries}, query.options().dtype(wide_dtype(query)));
   const AttentionParams p{problem, read(a.query), read(a.key), read(a.value), write(output), lse.mutable_data_ptr()};
-#if defined(GENLAB_WITH_CUDA)
-  if (query.is_cuda()) {
-    run_attention_on_cuda(p, query);
-    return {output, lse};
-  }
-#endif
-  cpu::attention(p, parallel_for);
+  GENLAB_RUN(query, cpu::attention(p, parallel_for), launch_attention(p, stream))
   return {output, lse};
 }
 
@@ -144,11 +127,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     double scale, bool deterministic, std::array<bool, 4> wanted) {
   const Arguments a(query, key, value, mask, seed, dropout_p, is_causal, scale, deterministic);
   const AttentionProblem& problem = a.problem;
-  const auto wide = query.options().dtype(sum_dtype(query));
+  const auto wide = query.options().dtype(wide_dtype(query));
   const std::array<int64_t, 4> sizes{problem.batch, problem.heads, problem.queries, problem.value_dim};
   check_like("grad_output", grad_output_, sizes, query.scalar_type(), query);
   check_like("output", output_, sizes, query.scalar_type(), query);
-  check_like("logsumexp", lse_, {problem.batch, problem.heads, problem.queries}, sum_dtype(query), query);
+  check_like("logsumexp", lse_, {problem.batch, problem.heads, problem.queries}, wide_dtype(query), query);
   TORCH_CHECK(!wanted[3] || problem.mask_kind == AttentionMask::kAdditive, kOp, ": only a mask of numbers has a gradient");
   const Tensor grad_output = rows(grad_output_), output = rows(output_), lse = lse_.contiguous();
   const auto like = [&](bool is_wanted, const Tensor& tensor) {
@@ -164,15 +147,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
   p.grad_query = write(grad_query, wanted[0]), p.grad_key = write(grad_key, wanted[1]);
   p.grad_value = write(grad_value, wanted[2]);
   p.grad_mask = wanted[3] ? grad_mask.mutable_data_ptr() : nullptr;
-#if defined(GENLAB_WITH_CUDA)
-  if (query.is_cuda()) {
-    run_attention_backward_on_cuda(p, query);
-  } else {
-    cpu::attention_backward(p, parallel_for);
-  }
-#else
-  cpu::attention_backward(p, parallel_for);
-#endif
+  GENLAB_RUN(
+      query, cpu::attention_backward(p, parallel_for),
+      const Tensor delta = at::empty({problem.batch, problem.heads, problem.queries}, wide);
+      const Tensor workspace = at::empty({attention_backward_workspace(p)}, query.options().dtype(at::kByte));
+      p.delta = delta.mutable_data_ptr();
+      p.workspace = workspace.mutable_data_ptr();
+      launch_attention_backward(p, stream))
   if (wanted[3]) grad_mask = grad_mask.to(mask->scalar_type());
   return {grad_query, grad_key, grad_value, grad_mask};
 }
@@ -185,8 +166,4 @@ void register_attention(torch::Library& m) {
 }  // namespace
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_attention(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_attention(m); }
-#endif
+GENLAB_REGISTER(genlab::register_attention)

@@ -61,17 +61,6 @@ OperandActivation entered(const ActivatedOperand& operand) {
   return {operand.output.defined() ? operand.output.const_data_ptr() : nullptr, operand.negative_slope, operand.activation};
 }
 
-#if defined(GENLAB_WITH_CUDA)
-#define GENLAB_RUN(op, tensor, params)      \
-  if ((tensor).is_cuda()) {                 \
-    run_##op##_on_cuda((params), (tensor)); \
-  } else {                                  \
-    cpu::op((params), parallel_for);        \
-  }
-#else
-#define GENLAB_RUN(op, tensor, params) cpu::op((params), parallel_for);
-#endif
-
 // What the forward convolution and the input gradient have in common: tensors in the layout that their kernel takes.
 struct GatherCall {
   bool winograd;
@@ -116,7 +105,7 @@ Tensor run_conv2d(
   if (call.winograd) {
     cpu::winograd_forward(p, parallel_for);
   } else if (call.result.numel() > 0) {
-    GENLAB_RUN(conv2d_forward, input, p)
+    GENLAB_RUN(input, cpu::conv2d_forward(p, parallel_for), run_conv2d_forward_on_cuda(p, input, stream))
   }
   return call.in_layout_of(input);
 }
@@ -132,7 +121,8 @@ Tensor run_conv2d_backward_input(
   if (call.winograd) {
     cpu::winograd_backward_input(p, parallel_for);
   } else if (call.result.numel() > 0) {
-    GENLAB_RUN(conv2d_backward_input, grad_output, p)
+    GENLAB_RUN(
+        grad_output, cpu::conv2d_backward_input(p, parallel_for), run_conv2d_backward_input_on_cuda(p, grad_output, stream))
   }
   return call.in_layout_of(grad_output);
 }
@@ -164,7 +154,7 @@ WeightGradients run_conv2d_backward_weight(
     cpu::winograd_backward_weight(p, parallel_for);
     return {found.weight.contiguous(format), found.bias, found.input_sum};
   }
-  GENLAB_RUN(conv2d_backward_weight, input, p)
+  GENLAB_RUN(input, cpu::conv2d_backward_weight(p, parallel_for), run_conv2d_backward_weight_on_cuda(p, input, stream))
   return found;
 }
 
@@ -241,8 +231,6 @@ Tensor conv_transpose2d(
 
 }  // namespace
 
-#undef GENLAB_RUN
-
 void register_conv2d(torch::Library& m) {
   m.impl("conv2d", TORCH_FN(conv2d));
   m.impl("conv2d_backward_input", TORCH_FN(conv2d_backward_input));
@@ -252,8 +240,4 @@ void register_conv2d(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_conv2d(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_conv2d(m); }
-#endif
+GENLAB_REGISTER(genlab::register_conv2d)

@@ -201,8 +201,4 @@ void register_conv2d_act(torch::Library& m) { m.impl("conv2d_act_backward", TORC
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_conv2d_act(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_conv2d_act(m); }
-#endif
+GENLAB_REGISTER(genlab::register_conv2d_act)

@@ -4,8 +4,6 @@
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 
 #include <cstddef>
 
@@ -26,9 +24,7 @@ inline at::Tensor workspace_like(const at::Tensor& tensor, std::size_t bytes) {
 }
 
 #define GENLAB_CONV2D_ON_CUDA(op, Params)                                                                    \
-  inline void run_##op##_on_cuda(const Params& params, const at::Tensor& tensor) {                           \
-    const c10::cuda::CUDAGuard guard(tensor.device());                                                       \
-    CUstream_st* const stream = c10::cuda::getCurrentCUDAStream().stream();                                  \
+  inline void run_##op##_on_cuda(const Params& params, const at::Tensor& tensor, CUstream_st* stream) {       \
     if (refusal_of_##op##_implicit_gemm(params) == nullptr && may_use_tensor_cores(params.geometry.dtype)) { \
       const at::Tensor workspace = workspace_like(tensor, workspace_of_##op##_implicit_gemm(params));        \
       launch_##op##_implicit_gemm(params, workspace.mutable_data_ptr(), stream);                             \

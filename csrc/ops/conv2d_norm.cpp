@@ -23,6 +23,7 @@
 #include <tuple>
 
 #include "ops/conv2d_norm.h"
+#include "ops/run.h"
 
 #if defined(GENLAB_WITH_CUDA)
 #include "ops/conv2d_norm_cuda.h"
@@ -250,8 +251,4 @@ void register_norm_conv2d(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_norm_conv2d(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_norm_conv2d(m); }
-#endif
+GENLAB_REGISTER(genlab::register_norm_conv2d)

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <ATen/ops/empty_strided.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include <array>
 #include <optional>

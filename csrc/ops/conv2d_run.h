@@ -1,13 +1,11 @@
 // Checked convolutions on their way to a kernel (conv2d.cpp): layouts, memory for the results, CPU or CUDA.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-
-#include <functional>
 
 #include "kernels/conv2d.h"
 #include "ops/conv2d_problem.h"
+#include "ops/run.h"
 
 namespace genlab {
 
@@ -40,10 +38,6 @@ bool takes_widened_winograd(const Tensor& tensor, Conv2dGeometry geometry);
 
 inline at::MemoryFormat format_of(const Tensor& tensor) {
   return is_channels_last(tensor) ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-}
-
-inline void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
 }
 
 }  // namespace genlab

@@ -1,32 +1,20 @@
 // Softmax cross-entropy as torch ops: checks, outputs, parameters, kernel calls. Gradients are in losses_autograd.cpp.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <functional>
 #include <optional>
 #include <tuple>
 
 #include "cpu/losses.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
-
-at::ScalarType wide_dtype(const Tensor& input) { return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 // What forward and backward share, held while its pointers are in use. (C), (N, C) or (N, C, ...) becomes (n, classes, m).
 struct Arguments {
@@ -101,15 +89,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(
   p.divisor = divisor.mutable_data_ptr();
   p.loss = whole ? loss.mutable_data_ptr() : nullptr;
   p.grad_input = gradient ? grad_input.mutable_data_ptr() : nullptr;
-#if defined(GENLAB_WITH_CUDA)
-  if (input.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(input.device());
-    launch_cross_entropy_row_per_group(p, c10::cuda::getCurrentCUDAStream().stream());
-    return {loss.to(input.scalar_type()), moments, divisor, grad_input};
-  }
-#endif
-  a.check_classes(op, ignore_index);
-  cpu::cross_entropy(p, parallel_for);
+  if (input.is_cpu()) a.check_classes(op, ignore_index);
+  GENLAB_RUN(input, cpu::cross_entropy(p, parallel_for), launch_cross_entropy_row_per_group(p, stream))
   return {loss.to(input.scalar_type()), moments, divisor, grad_input};
 }
 
@@ -132,15 +113,9 @@ Tensor cross_entropy_backward(
   p.moments = moments.const_data_ptr();
   p.divisor = divisor.const_data_ptr();
   p.grad_input = grad_input.mutable_data_ptr();
-#if defined(GENLAB_WITH_CUDA)
-  if (input.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(input.device());
-    launch_cross_entropy_backward_row_per_group(p, c10::cuda::getCurrentCUDAStream().stream());
-    return grad_input;
-  }
-#endif
-  a.check_classes(op, ignore_index);
-  cpu::cross_entropy_backward(p, parallel_for);
+  if (input.is_cpu()) a.check_classes(op, ignore_index);
+  GENLAB_RUN(
+      input, cpu::cross_entropy_backward(p, parallel_for), launch_cross_entropy_backward_row_per_group(p, stream))
   return grad_input;
 }
 
@@ -153,8 +128,4 @@ void register_cross_entropy(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_cross_entropy(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_cross_entropy(m); }
-#endif
+GENLAB_REGISTER(genlab::register_cross_entropy)

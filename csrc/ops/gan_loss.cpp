@@ -1,32 +1,24 @@
 // Adversarial losses as a torch op: checks, outputs, parameters, kernel call. The gradient is in losses_autograd.cpp.
 #include "ops/gan_loss.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
-#include <functional>
 #include <optional>
 #include <string_view>
 #include <tuple>
 
 #include "cpu/losses.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
 
 using at::Tensor;
-
-at::ScalarType wide_dtype(const Tensor& logits) { return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 // A mean does not ask for an order: dense memory is taken as it lies.
 Tensor dense(const Tensor& logits) { return logits.is_non_overlapping_and_dense() ? logits : logits.clone(); }
@@ -61,26 +53,18 @@ std::tuple<Tensor, Tensor, Tensor> gan_loss(
                   wanted ? gradients[i].mutable_data_ptr() : nullptr};
   }
   p.loss = loss.mutable_data_ptr();
-#if defined(GENLAB_WITH_CUDA)
-  if (fake_.is_cuda()) {
-    const Tensor partial = at::empty({2 * gan_loss_blocks(p)}, options.dtype(at::kDouble));
-    p.partial = partial.mutable_data_ptr();
-    const c10::cuda::CUDAGuard guard(fake_.device());
-    launch_gan_loss_two_stage(p, c10::cuda::getCurrentCUDAStream().stream());
-    return {loss, gradients[0], gradients[1]};
-  }
-#endif
-  cpu::gan_loss(p, [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-    at::parallel_for(0, count, 1, body);
-  });
+  GENLAB_RUN(
+      fake_, cpu::gan_loss(p, parallel_for),
+      const Tensor partial = at::empty({2 * gan_loss_blocks(p)}, options.dtype(at::kDouble));
+      p.partial = partial.mutable_data_ptr();
+      launch_gan_loss_two_stage(p, stream))
   return {loss, gradients[0], gradients[1]};
 }
 
 }  // namespace
+
+void register_gan_loss(torch::Library& m) { m.impl("gan_loss", TORCH_FN(gan_loss)); }
+
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { m.impl("gan_loss", TORCH_FN(genlab::gan_loss)); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { m.impl("gan_loss", TORCH_FN(genlab::gan_loss)); }
-#endif
+GENLAB_REGISTER(genlab::register_gan_loss)

@@ -1,12 +1,10 @@
 // Layer normalisation with residual and activation as torch ops: checks, outputs, parameters, kernel calls.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <array>
-#include <functional>
 #include <optional>
 #include <string_view>
 #include <tuple>
@@ -14,11 +12,7 @@
 #include "cpu/layer_norm_act.h"
 #include "kernels/layer_norm_act.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
@@ -26,20 +20,8 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
-
-at::ScalarType statistics_dtype(const Tensor& input) { return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
 Tensor like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
-  TORCH_CHECK_VALUE(
-      tensor.sizes() == input.sizes(), op, ": expected ", name, " of the input's shape ", shape_text(input), ", got ",
-      shape_text(tensor));
-  TORCH_CHECK_TYPE(
-      tensor.scalar_type() == input.scalar_type(), op, ": expected ", name, " of the input's dtype ", input.scalar_type(),
-      ", got ", tensor.scalar_type());
-  check_device(op, name, tensor, input);
+  check_like_input(op, name, tensor, input);
   return tensor.contiguous();
 }
 
@@ -66,25 +48,11 @@ struct Arguments {
     if (!tensor.has_value() || !tensor->defined()) return Tensor();
     TORCH_CHECK_VALUE(tensor->sizes() == sizes, op, ": expected ", name, " of shape ", sizes, ", got ", shape_text(*tensor));
     check_device(op, name, *tensor, input);
-    return tensor->to(statistics_dtype(input)).contiguous();
+    return tensor->to(wide_dtype(input)).contiguous();
   }
 
-  Tensor per_row() const { return at::empty({rows}, input.options().dtype(statistics_dtype(input))); }
+  Tensor per_row() const { return at::empty({rows}, input.options().dtype(wide_dtype(input))); }
 };
-
-const void* data_or_null(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
-
-#if defined(GENLAB_WITH_CUDA)
-#define GENLAB_RUN(op, tensor, params)                                                     \
-  if ((tensor).is_cuda()) {                                                                \
-    const c10::cuda::CUDAGuard guard((tensor).device());                                   \
-    launch_##op##_row_per_block((params), c10::cuda::getCurrentCUDAStream().stream());     \
-  } else {                                                                                 \
-    cpu::op((params), parallel_for);                                                       \
-  }
-#else
-#define GENLAB_RUN(op, tensor, params) cpu::op((params), parallel_for);
-#endif
 
 std::tuple<Tensor, Tensor, Tensor> layer_norm_act(
     const Tensor& input, int64_t normalized_dims, const OptionalTensor& weight, const OptionalTensor& bias,
@@ -105,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_act(
   p.output = output.mutable_data_ptr();
   p.mean = mean.mutable_data_ptr();
   p.rstd = rstd.mutable_data_ptr();
-  GENLAB_RUN(layer_norm_act, a.input, p)
+  GENLAB_RUN(a.input, cpu::layer_norm_act(p, parallel_for), launch_layer_norm_act_row_per_block(p, stream))
   return {output, mean, rstd};
 }
 
@@ -118,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_act_backward(
   const Arguments a(op, input, normalized_dims, weight, bias, residual);
   const Tensor grad_output = like_input(op, "grad_output", grad_output_, a.input);
   TORCH_CHECK_VALUE(
-      mean.numel() == a.rows && rstd.numel() == a.rows && mean.scalar_type() == statistics_dtype(input) &&
+      mean.numel() == a.rows && rstd.numel() == a.rows && mean.scalar_type() == wide_dtype(input) &&
           rstd.scalar_type() == mean.scalar_type(),
       op, ": expected mean and rstd as layer_norm_act returned them");
   const auto like = [&](bool is_wanted, const Tensor& tensor) {
@@ -143,21 +111,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_norm_act_backward(
   p.grad_residual = wanted[3] ? grad_residual.mutable_data_ptr() : nullptr;
   p.grad_weight = wanted[1] ? grad_weight.mutable_data_ptr() : nullptr;
   p.grad_bias = wanted[2] ? grad_bias.mutable_data_ptr() : nullptr;
-#if defined(GENLAB_WITH_CUDA)
-  const bool sums = input.is_cuda() && (wanted[1] || wanted[2]);
-  const Tensor partial =
-      at::empty({sums ? layer_norm_act_parts(a.rows) * 2 * a.columns : 0}, input.options().dtype(statistics_dtype(input)));
-  p.partial = partial.mutable_data_ptr();
-#endif
-  GENLAB_RUN(layer_norm_act_backward, a.input, p)
+  GENLAB_RUN(
+      a.input, cpu::layer_norm_act_backward(p, parallel_for),
+      const int64_t parts = wanted[1] || wanted[2] ? layer_norm_act_parts(a.rows) : 0;
+      const Tensor partial = at::empty({parts * 2 * a.columns}, input.options().dtype(wide_dtype(input)));
+      p.partial = partial.mutable_data_ptr();
+      launch_layer_norm_act_backward_row_per_block(p, stream))
   if (wanted[1]) grad_weight = grad_weight.to(weight->scalar_type());
   if (wanted[2]) grad_bias = grad_bias.to(bias->scalar_type());
   return {grad_input, grad_weight, grad_bias, grad_residual};
 }
 
 }  // namespace
-
-#undef GENLAB_RUN
 
 void register_layer_norm_act(torch::Library& m) {
   m.impl("layer_norm_act", TORCH_FN(layer_norm_act));
@@ -166,8 +131,4 @@ void register_layer_norm_act(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_layer_norm_act(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_layer_norm_act(m); }
-#endif
+GENLAB_REGISTER(genlab::register_layer_norm_act)

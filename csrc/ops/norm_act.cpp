@@ -2,7 +2,6 @@
 //
 // Tensors run in channels_last where the input is that (and is not contiguous as well), else in contiguous order; others are
 // copied to it first. Statistics, and the factors inside the kernels, are float64 for float64 tensors, else float32.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -18,21 +17,13 @@
 #include "cpu/norm_act.h"
 #include "kernels/norm_act.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
 
 at::MemoryFormat layout_of(const Tensor& input) {
   if (input.is_contiguous()) return at::MemoryFormat::Contiguous;
@@ -59,8 +50,6 @@ NormActGeometry geometry_of(const char* op, const Tensor& input, bool per_sample
   return g;
 }
 
-at::ScalarType statistics_dtype(const Tensor& input) { return input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
 std::vector<int64_t> output_sizes(const Tensor& input, int64_t reflect_pad) {
   std::vector<int64_t> sizes = input.sizes().vec();
   for (size_t i = 2; reflect_pad != 0 && i < sizes.size(); ++i) sizes[i] += 2 * reflect_pad;
@@ -69,13 +58,7 @@ std::vector<int64_t> output_sizes(const Tensor& input, int64_t reflect_pad) {
 
 // `tensor` in the input's memory order.
 Tensor like_input(const char* op, const char* name, const Tensor& tensor, const Tensor& input) {
-  TORCH_CHECK_VALUE(
-      tensor.sizes() == input.sizes(), op, ": expected ", name, " of the input's shape ", shape_text(input), ", got ",
-      shape_text(tensor));
-  TORCH_CHECK_TYPE(
-      tensor.scalar_type() == input.scalar_type(), op, ": expected ", name, " of the input's dtype ", input.scalar_type(),
-      ", got ", tensor.scalar_type());
-  check_device(op, name, tensor, input);
+  check_like_input(op, name, tensor, input);
   return tensor.contiguous(layout_of(input));
 }
 
@@ -84,10 +67,8 @@ Tensor per_channel(const char* op, const char* name, const OptionalTensor& tenso
   if (!tensor.has_value() || !tensor->defined()) return Tensor();
   TORCH_CHECK_VALUE(tensor->sizes() == sizes, op, ": expected ", name, " of shape ", sizes, ", got ", shape_text(*tensor));
   check_device(op, name, *tensor, input);
-  return tensor->to(statistics_dtype(input)).contiguous();
+  return tensor->to(wide_dtype(input)).contiguous();
 }
-
-const void* data_or_null(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 
 // The arguments that forward and backward share, held while their pointers are in use.
 struct Arguments {
@@ -136,22 +117,6 @@ Tensor gradient_for(const char* op, Arguments& a, const Tensor& grad_output) {
   return folded;
 }
 
-#if defined(GENLAB_WITH_CUDA)
-#define GENLAB_RUN(op, algorithm, tensor, params)                                \
-  if ((tensor).is_cuda()) {                                                      \
-    const c10::cuda::CUDAGuard guard((tensor).device());                         \
-    launch_##op##_##algorithm((params), c10::cuda::getCurrentCUDAStream().stream()); \
-  } else {                                                                       \
-    cpu::op((params), parallel_for);                                             \
-  }
-Tensor workspace_for(const NormActGeometry& geometry, const Tensor& input) {
-  const int64_t bytes = input.is_cuda() ? norm_act_workspace_bytes(geometry) : 0;
-  return at::empty({bytes}, input.options().dtype(at::kByte));
-}
-#else
-#define GENLAB_RUN(op, algorithm, tensor, params) cpu::op((params), parallel_for);
-#endif
-
 std::tuple<Tensor, Tensor> norm_statistics(
     const Tensor& input_, bool per_sample, const OptionalTensor& running_mean, const OptionalTensor& running_var,
     double momentum) {
@@ -161,7 +126,7 @@ std::tuple<Tensor, Tensor> norm_statistics(
   const NormActGeometry& g = p.geometry;
   TORCH_CHECK_VALUE(g.s >= 1 && (per_sample || g.n >= 1), op, ": expected values to take statistics of, got ", shape_text(input_));
   const Tensor input = input_.contiguous(layout_of(input_));
-  const auto options = input.options().dtype(statistics_dtype(input)).memory_format(at::MemoryFormat::Contiguous);
+  const auto options = input.options().dtype(wide_dtype(input)).memory_format(at::MemoryFormat::Contiguous);
   Tensor mean = per_sample ? at::empty({g.n, g.c}, options) : at::empty({g.c}, options);
   Tensor var = at::empty_like(mean);
   const Tensor moved_mean = per_channel(op, "running_mean", running_mean, input, g.c);
@@ -175,11 +140,11 @@ std::tuple<Tensor, Tensor> norm_statistics(
   p.running_mean = moved_mean.defined() ? moved_mean.mutable_data_ptr() : nullptr;
   p.running_var = moved_var.defined() ? moved_var.mutable_data_ptr() : nullptr;
   p.momentum = momentum;
-#if defined(GENLAB_WITH_CUDA)
-  const Tensor workspace = workspace_for(g, input);
-  p.workspace = workspace.mutable_data_ptr();
-#endif
-  GENLAB_RUN(norm_statistics, two_stage, input, p)
+  GENLAB_RUN(
+      input, cpu::norm_statistics(p, parallel_for),
+      const Tensor workspace = at::empty({norm_act_workspace_bytes(g)}, input.options().dtype(at::kByte));
+      p.workspace = workspace.mutable_data_ptr();
+      launch_norm_statistics_two_stage(p, stream))
   if (moved_mean.defined() && !moved_mean.is_same(*running_mean)) running_mean->copy_(moved_mean);
   if (moved_var.defined() && !moved_var.is_same(*running_var)) running_var->copy_(moved_var);
   return {mean, var};
@@ -192,7 +157,7 @@ Tensor norm_act(
   const Arguments a("norm_act", input, mean, var, weight, bias, residual, eps, activation, negative_slope, reflect_pad);
   Tensor output = at::empty(output_sizes(a.input, reflect_pad), a.input.options().memory_format(layout_of(a.input)));
   const NormActParams p{a.geometry, a.affine, a.input.const_data_ptr(), output.mutable_data_ptr()};
-  GENLAB_RUN(norm_act, elementwise, a.input, p)
+  GENLAB_RUN(a.input, cpu::norm_act(p, parallel_for), launch_norm_act_elementwise(p, stream))
   return output;
 }
 
@@ -206,11 +171,11 @@ std::tuple<Tensor, Tensor> backward_sums(const Arguments& a, const Tensor& grad_
   p.input = a.input.const_data_ptr();
   p.sum_grad = sum_grad.mutable_data_ptr();
   p.sum_grad_normalised = sum_grad_normalised.mutable_data_ptr();
-#if defined(GENLAB_WITH_CUDA)
-  const Tensor workspace = workspace_for(a.geometry, a.input);
-  p.workspace = workspace.mutable_data_ptr();
-#endif
-  GENLAB_RUN(norm_act_backward_sums, two_stage, a.input, p)
+  GENLAB_RUN(
+      a.input, cpu::norm_act_backward_sums(p, parallel_for),
+      const Tensor workspace = at::empty({norm_act_workspace_bytes(p.geometry)}, a.input.options().dtype(at::kByte));
+      p.workspace = workspace.mutable_data_ptr();
+      launch_norm_act_backward_sums_two_stage(p, stream))
   return {sum_grad, sum_grad_normalised};
 }
 
@@ -229,7 +194,8 @@ std::tuple<Tensor, Tensor> backward_input(
   p.inverse_count = inverse_count;
   p.grad_input = grad_input.mutable_data_ptr();
   p.grad_residual = want_residual ? grad_residual.mutable_data_ptr() : nullptr;
-  GENLAB_RUN(norm_act_backward_input, elementwise, a.input, p)
+  GENLAB_RUN(
+      a.input, cpu::norm_act_backward_input(p, parallel_for), launch_norm_act_backward_input_elementwise(p, stream))
   return {grad_input, grad_residual};
 }
 
@@ -286,8 +252,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(
 
 }  // namespace
 
-#undef GENLAB_RUN
-
 void register_norm_act(torch::Library& m) {
   m.impl("norm_statistics", TORCH_FN(norm_statistics));
   m.impl("norm_act", TORCH_FN(norm_act));
@@ -298,8 +262,4 @@ void register_norm_act(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_norm_act(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_norm_act(m); }
-#endif
+GENLAB_REGISTER(genlab::register_norm_act)

@@ -1,12 +1,10 @@
 // The optimiser step over lists of tensors as torch ops: checks, memory orders, parameters, kernel calls.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/core/List.h>
 #include <torch/library.h>
 
-#include <functional>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -15,11 +13,7 @@
 #include "cpu/optimizer.h"
 #include "kernels/optimizer.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
@@ -27,10 +21,6 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 using OptionalTensor = std::optional<Tensor>;
-
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
 
 // Whether both hold their elements in the same places relative to their start.
 bool same_order(const Tensor& a, const Tensor& b) {
@@ -202,18 +192,12 @@ void run(const char* op, TensorTable& tensors, TensorList params, OptimizerParam
   p.bound = common.bound;
   p.tensors = tensors.table().data();
   p.tensor_count = int64_t(tensors.table().size());
-#if defined(GENLAB_WITH_CUDA)
-  if (params[0].is_cuda()) {
-    const c10::cuda::CUDAGuard guard(params[0].device());
-    const Tensor factors = at::empty(
-        {p.tensor_count * int64_t(sizeof(OptimizerFactors))}, params[0].options().dtype(at::kByte).requires_grad(false));
-    p.factors = static_cast<OptimizerFactors*>(factors.mutable_data_ptr());
-    launch_optimizer_step(p, c10::cuda::getCurrentCUDAStream().stream());
-    tensors.write_back();
-    return;
-  }
-#endif
-  cpu::optimizer_step(p, parallel_for);
+  GENLAB_RUN(
+      params[0], cpu::optimizer_step(p, parallel_for),
+      const auto bytes = params[0].options().dtype(at::kByte).requires_grad(false);
+      const Tensor factors = at::empty({p.tensor_count * int64_t(sizeof(OptimizerFactors))}, bytes);
+      p.factors = static_cast<OptimizerFactors*>(factors.mutable_data_ptr());
+      launch_optimizer_step(p, stream))
   tensors.write_back();
 }
 
@@ -325,17 +309,10 @@ Tensor optimizer_step_norm(TensorList grads) {
   const int64_t count = int64_t(table.size());
   Tensor norm = at::empty({}, grads[0].options().dtype(at::kDouble).requires_grad(false));
   auto* const result = static_cast<double*>(norm.mutable_data_ptr());
-#if defined(GENLAB_WITH_CUDA)
-  if (norm.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(norm.device());
-    const Tensor partial = at::empty({optimizer_chunks(table.data(), count)}, norm.options());
-    launch_optimizer_norm(
-        table.data(), count, dtype, static_cast<double*>(partial.mutable_data_ptr()), result,
-        c10::cuda::getCurrentCUDAStream().stream());
-    return norm;
-  }
-#endif
-  *result = cpu::optimizer_norm(table.data(), count, dtype, parallel_for);
+  GENLAB_RUN(
+      norm, *result = cpu::optimizer_norm(table.data(), count, dtype, parallel_for),
+      const Tensor partial = at::empty({optimizer_chunks(table.data(), count)}, norm.options());
+      launch_optimizer_norm(table.data(), count, dtype, static_cast<double*>(partial.mutable_data_ptr()), result, stream))
   return norm;
 }
 
@@ -351,8 +328,4 @@ void register_optimizer(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_optimizer(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_optimizer(m); }
-#endif
+GENLAB_REGISTER(genlab::register_optimizer)

@@ -1,7 +1,6 @@
 // One layer of a recurrent network as torch ops: checks, the products over all steps, outputs, parameters, kernel calls.
 #include "kernels/recurrence.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -9,7 +8,6 @@
 #include <torch/library.h>
 
 #include <array>
-#include <functional>
 #include <optional>
 #include <string_view>
 #include <tuple>
@@ -18,6 +16,7 @@
 #include "cpu/float_product.h"
 #include "cpu/recurrence.h"
 #include "ops/arguments.h"
+#include "ops/run.h"
 
 #if defined(GENLAB_WITH_CUDA)
 #include "ops/recurrence_cuda.h"
@@ -28,10 +27,6 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
 
 Cell cell_of(const char* op, std::string_view name) {
   if (name == "lstm") return Cell::kLstm;
@@ -63,8 +58,6 @@ Tensor multiply(const Tensor& a, const Tensor& b) {
   multiply(out, a, b);
   return out;
 }
-
-const void* data_or_null(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 
 struct Direction {
   Tensor weight_ih, weight_hh, bias_ih, bias_hh;
@@ -189,20 +182,6 @@ struct Layer {
   }
 };
 
-void run(RecurrenceParams& p, [[maybe_unused]] const Tensor& input) {
-#if defined(GENLAB_WITH_CUDA)
-  if (input.is_cuda()) return run_recurrence_cuda(p, input);
-#endif
-  cpu::recurrence(p, at::get_num_threads(), parallel_for);
-}
-
-void run(RecurrenceBackwardParams& p, [[maybe_unused]] const Tensor& input) {
-#if defined(GENLAB_WITH_CUDA)
-  if (input.is_cuda()) return run_recurrence_backward_cuda(p, input);
-#endif
-  cpu::recurrence_backward(p, at::get_num_threads(), parallel_for);
-}
-
 // (output, h_n, c_n, gates, kept): the last two for the gradient, kept is the cells of an LSTM and q of a GRU. What a cell
 // does not have, and what is not kept, has shape (0,).
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
@@ -237,7 +216,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(
   p.gates = keep && gated ? products.mutable_data_ptr() : nullptr;  // each value is read before its place is written
   p.cells = keep && lstm ? kept.mutable_data_ptr() : nullptr;
   p.candidate = keep && gru ? kept.mutable_data_ptr() : nullptr;
-  run(p, layer.input);
+  GENLAB_RUN(
+      layer.input, cpu::recurrence(p, at::get_num_threads(), parallel_for), run_recurrence_cuda(p, layer.input, stream))
   return {output, h_n, c_n, keep && gated ? products : layer.none(), kept};
 }
 
@@ -327,7 +307,9 @@ Gradients recurrence_backward(
   p.previous = recurrent_weights ? previous.mutable_data_ptr() : nullptr;
   p.grad_h0 = wanted[1] ? grads[1].mutable_data_ptr() : nullptr;
   p.grad_c0 = wanted[2] && lstm ? grads[2].mutable_data_ptr() : nullptr;
-  run(p, layer.input);
+  GENLAB_RUN(
+      layer.input, cpu::recurrence_backward(p, at::get_num_threads(), parallel_for),
+      run_recurrence_backward_cuda(p, layer.input, stream))
 
   const ParameterGradients parameters{layer, grad_gates, grad_candidate, previous};
   if (wanted[0]) grads[0] = multiply(grad_gates, layer.input_weights()).view(input.sizes());
@@ -353,8 +335,4 @@ void register_recurrence(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_recurrence(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_recurrence(m); }
-#endif
+GENLAB_REGISTER(genlab::register_recurrence)

@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 
 #include "kernels/recurrence_scan.h"
 
@@ -27,9 +26,7 @@ at::Tensor recurrence_workspace(const Params& p, RecurrenceAlgorithm algorithm, 
 }
 
 #define GENLAB_RECURRENCE_ON_CUDA(name, pass, Params)                                      \
-  inline void name(Params& p, const at::Tensor& input) {                                   \
-    const c10::cuda::CUDAGuard guard(input.device());                                      \
-    CUstream_st* const stream = c10::cuda::getCurrentCUDAStream().stream();                \
+  inline void name(Params& p, const at::Tensor& input, CUstream_st* stream) {              \
     const RecurrenceAlgorithm algorithm = recurrence_algorithm(p.cell, p.dtype, p.hidden); \
     const at::Tensor workspace = recurrence_workspace(p, algorithm, input);                \
     p.workspace = workspace.mutable_data_ptr();                                            \

@@ -1,32 +1,22 @@
 // Latents of a variational autoencoder as torch ops: checks, outputs, parameters, kernel calls. The first gradient is in
 // losses_autograd.cpp.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <array>
-#include <functional>
 #include <optional>
 #include <tuple>
 
 #include "cpu/losses.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-void parallel_for(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-  at::parallel_for(0, count, 1, body);
-}
 
 // Halves of one matrix, as an encoder's last layer gives them, are taken as they lie.
 Tensor with_dense_rows(const Tensor& rows) { return rows.stride(1) == 1 || rows.size(1) == 1 ? rows : rows.contiguous(); }
@@ -70,18 +60,6 @@ struct Arguments {
   }
 };
 
-#if defined(GENLAB_WITH_CUDA)
-#define GENLAB_RUN(op, params)                                                   \
-  if (a.mean.is_cuda()) {                                                        \
-    const c10::cuda::CUDAGuard guard(a.mean.device());                           \
-    launch_##op##_elementwise((params), c10::cuda::getCurrentCUDAStream().stream()); \
-  } else {                                                                       \
-    cpu::op((params), parallel_for);                                             \
-  }
-#else
-#define GENLAB_RUN(op, params) cpu::op((params), parallel_for);
-#endif
-
 std::tuple<Tensor, Tensor> reparametrize_kl(const Tensor& mean, const Tensor& log_variance, const Tensor& noise) {
   const char* op = "reparametrize_kl";
   const Arguments a(op, mean, log_variance, noise);
@@ -89,7 +67,7 @@ std::tuple<Tensor, Tensor> reparametrize_kl(const Tensor& mean, const Tensor& lo
   auto p = a.params<ReparametrizeKlParams>(op);
   p.z = z.mutable_data_ptr();
   p.kl = kl.mutable_data_ptr();
-  GENLAB_RUN(reparametrize_kl, p)
+  GENLAB_RUN(a.mean, cpu::reparametrize_kl(p, parallel_for), launch_reparametrize_kl_elementwise(p, stream))
   return {z, kl};
 }
 
@@ -113,16 +91,15 @@ std::tuple<Tensor, Tensor, Tensor> reparametrize_kl_backward(
   };
   const Tensor grad_mean = like(wanted[0], mean), grad_log_variance = like(wanted[1], mean), grad_noise = like(wanted[2], noise);
   auto p = a.params<ReparametrizeKlBackwardParams>(op);
-  p.grad_z = grad_z.defined() ? grad_z.const_data_ptr() : nullptr;
-  p.grad_kl = grad_kl.defined() ? grad_kl.const_data_ptr() : nullptr;
+  p.grad_z = data_or_null(grad_z);
+  p.grad_kl = data_or_null(grad_kl);
   p.grad_mean = wanted[0] ? grad_mean.mutable_data_ptr() : nullptr;
   p.grad_log_variance = wanted[1] ? grad_log_variance.mutable_data_ptr() : nullptr;
   p.grad_noise = wanted[2] ? grad_noise.mutable_data_ptr() : nullptr;
-  GENLAB_RUN(reparametrize_kl_backward, p)
+  GENLAB_RUN(
+      a.mean, cpu::reparametrize_kl_backward(p, parallel_for), launch_reparametrize_kl_backward_elementwise(p, stream))
   return {grad_mean, grad_log_variance, grad_noise};
 }
-
-#undef GENLAB_RUN
 
 }  // namespace
 
@@ -133,8 +110,4 @@ void register_reparametrize_kl(torch::Library& m) {
 
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { genlab::register_reparametrize_kl(m); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { genlab::register_reparametrize_kl(m); }
-#endif
+GENLAB_REGISTER(genlab::register_reparametrize_kl)

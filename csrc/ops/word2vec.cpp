@@ -1,21 +1,15 @@
 // word2vec's training as a torch op: checks, parameters, the kernel's call.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <functional>
 #include <optional>
 #include <string_view>
 
 #include "cpu/word2vec.h"
 #include "ops/arguments.h"
-
-#if defined(GENLAB_WITH_CUDA)
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#endif
+#include "ops/run.h"
 
 namespace genlab {
 namespace {
@@ -123,30 +117,22 @@ Tensor word2vec_step(
   }
   p.inputs = table("inputs", inputs, p.vocabulary, p.d);
   p.outputs = table("outputs", outputs, rows, p.d);
-#if defined(GENLAB_WITH_CUDA)
-  if (inputs.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(inputs.device());
-    const Tensor sums = at::zeros({3}, inputs.options().dtype(at::kDouble));
-    p.totals = static_cast<double*>(sums.mutable_data_ptr());
-    launch_word2vec_warp_per_centre(p, words.size(0), threads == 1, c10::cuda::getCurrentCUDAStream().stream());
-    return sums;
-  }
-#endif
-  const auto parallel_for = [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-    at::parallel_for(0, count, 1, body);
+  const Tensor sums = at::zeros({3}, inputs.options().dtype(at::kDouble));
+  auto* const values = static_cast<double*>(sums.mutable_data_ptr());
+  const auto train_on_cpu = [&] {
+    const Word2vecTotals totals = cpu::word2vec(p, threads == 0 ? at::get_num_threads() : threads, parallel_for);
+    values[0] = totals.loss, values[1] = static_cast<double>(totals.predictions), values[2] = static_cast<double>(totals.words);
   };
-  const Word2vecTotals totals = cpu::word2vec(p, threads == 0 ? at::get_num_threads() : threads, parallel_for);
-  const Tensor result = at::empty({3}, at::TensorOptions().dtype(at::kDouble));
-  double* values = static_cast<double*>(result.mutable_data_ptr());
-  values[0] = totals.loss, values[1] = static_cast<double>(totals.predictions), values[2] = static_cast<double>(totals.words);
-  return result;
+  GENLAB_RUN(
+      inputs, train_on_cpu(), p.totals = values;
+      launch_word2vec_warp_per_centre(p, words.size(0), threads == 1, stream))
+  return sums;
 }
 
 }  // namespace
+
+void register_word2vec(torch::Library& m) { m.impl("word2vec_step", TORCH_FN(word2vec_step)); }
+
 }  // namespace genlab
 
-TORCH_LIBRARY_IMPL(genlab, CPU, m) { m.impl("word2vec_step", TORCH_FN(genlab::word2vec_step)); }
-
-#if defined(GENLAB_WITH_CUDA)
-TORCH_LIBRARY_IMPL(genlab, CUDA, m) { m.impl("word2vec_step", TORCH_FN(genlab::word2vec_step)); }
-#endif
+GENLAB_REGISTER(genlab::register_word2vec)

@@ -24,6 +24,7 @@ from genlab.bench.op import OpSettings
 from genlab.bench.variants import CHANNELS_LAST, CONTIGUOUS, TOLERANCE, Variant
 from genlab.ops import implementation, measured
 from genlab.ops.measured import Entry
+from genlab.ops.shapes import ConvCall
 
 TUNED = ("conv2d", "conv_transpose2d", "batch_norm_act", "instance_norm_act")
 
@@ -127,7 +128,7 @@ def shape_of_call(case: Case, tensors: list[Tensor]) -> tuple[Any, ...]:
     if layer is None:
         return ()
     grid = (layer.h, layer.w) if layer.transposed else layer.output
-    return (tensors[1], (layer.s,) * 2, (layer.p,) * 2, (1, 1), 1, layer.padding_mode, grid)
+    return (ConvCall(tensors[1], (layer.s,) * 2, (layer.p,) * 2, (1, 1), 1, layer.padding_mode, grid),)
 
 
 def _call(

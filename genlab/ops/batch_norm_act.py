@@ -63,7 +63,11 @@ def batch_norm_act(
         >>> batch_norm_act(x, None, None, training=True, activation="relu").shape
         torch.Size([8, 64, 16, 16])
     """
-    _check(input, running_mean, running_var, weight, bias, training, residual, eps)
+    norm_shapes.check_input("batch_norm_act", input, eps)
+    needed = None if training else "training=False"
+    norm_shapes.check_channels(
+        "batch_norm_act", input, running_mean, running_var, weight, bias, residual, needed=needed
+    )
     act.check("batch_norm_act", activation, negative_slope)
     norm_shapes.check_reflect_pad("batch_norm_act", reflect_pad, input)
     group = process_group if training and process_group is not None and process_group.size() > 1 else None
@@ -96,28 +100,6 @@ def batch_norm_act(
     output = _normalised(input, running_mean, running_var, weight, bias, training, momentum, eps, group)
     output = output if residual is None else output + residual
     return norm_shapes.pad_by_index(act.apply(output, activation, negative_slope), reflect_pad)
-
-
-def _check(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    residual: Tensor | None,
-    eps: float,
-) -> None:
-    norm_shapes.check_input("batch_norm_act", input, eps)
-    sizes = (input.shape[1],)
-    norm_shapes.check_parameter("batch_norm_act", "running_mean", running_mean, input, sizes)
-    norm_shapes.check_parameter("batch_norm_act", "running_var", running_var, input, sizes)
-    norm_shapes.check_parameter("batch_norm_act", "weight", weight, input, sizes)
-    norm_shapes.check_parameter("batch_norm_act", "bias", bias, input, sizes)
-    norm_shapes.check_running(
-        "batch_norm_act", running_mean, running_var, needed=None if training else "training=False"
-    )
-    norm_shapes.check_residual("batch_norm_act", residual, input)
 
 
 def _native_of_group(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import conv_matmul, conv_mixed, implementation, shapes
+from genlab.ops import conv_matmul, conv_mixed, conv_native, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -79,18 +79,18 @@ def conv2d(
         return output.squeeze(0)
     shapes.check_tensors("conv2d", input, weight, bias)
     act.check("conv2d", activation, negative_slope)
-    stride = shapes.pair("conv2d", "stride", stride, 1)
-    dilation = shapes.pair("conv2d", "dilation", dilation, 1)
-    shapes.check_conv2d_channels("conv2d", input, weight, bias, groups)
-    kernel = (weight.shape[2], weight.shape[3])
-    before, extra = shapes.resolve_padding("conv2d", padding, kernel, stride, dilation)
-    size = shapes.conv2d_output_size("conv2d", input, weight, stride, before, extra, dilation, padding_mode)
+    call, extra = shapes.conv2d_call("conv2d", input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    stride, before, dilation = call.stride, call.padding, call.dilation
 
-    chosen = implementation.choose("conv2d", impl, input, weight, stride, before, dilation, groups, padding_mode, size)
+    chosen = implementation.choose("conv2d", impl, input, call)
     if chosen == "native":
-        return _native(
-            input, weight, bias, stride, before, extra, dilation, groups, padding_mode, activation, negative_slope
-        )
+        if extra != (0, 0):
+            # The kernels pad both sides alike; the one row or column more of padding="same" is laid on beforehand.
+            reflects = padding_mode == "reflect"
+            input = pad(input, before if reflects else (0, 0), extra, padding_mode)
+            before, padding_mode = ((0, 0), "zeros") if reflects else (before, padding_mode)
+        attributes = (stride, before, dilation, groups, padding_mode)
+        return conv_native.call(torch.ops.genlab.conv2d, (input, weight, bias), attributes, activation, negative_slope)
     if chosen == "matmul":
         return act.apply_(conv_matmul.covering_conv2d(input, weight, bias), activation, negative_slope)
     if padding_mode == "reflect" or extra != (0, 0):
@@ -136,33 +136,3 @@ def conv2d_reference(
             output = output + tap
     output = output.reshape(n, c_out, h_out, w_out)
     return output if bias is None else output + bias.reshape(1, -1, 1, 1)
-
-
-def _native(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    before: Pair,
-    extra: Pair,
-    dilation: Pair,
-    groups: int,
-    padding_mode: str,
-    activation: str | None,
-    negative_slope: float,
-) -> Tensor:
-    if extra != (0, 0):
-        # The kernels pad both sides alike; the one row or column more of padding="same" is laid on beforehand.
-        sides = before if padding_mode == "reflect" else (0, 0)
-        input = pad(input, sides, extra, padding_mode)
-        before, padding_mode = ((0, 0), "zeros") if padding_mode == "reflect" else (before, padding_mode)
-    # A gradient of gelu and silu needs the value before the activation: fused, it would be convolved a second time.
-    needs_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
-    if needs_gradient and not act.takes_gradient_from_output(activation):
-        before_activation = torch.ops.genlab.conv2d(
-            input, weight, bias, stride, before, dilation, groups, padding_mode, None, negative_slope
-        )
-        return act.apply(before_activation, activation, negative_slope)
-    return torch.ops.genlab.conv2d(
-        input, weight, bias, stride, before, dilation, groups, padding_mode, activation, negative_slope
-    )

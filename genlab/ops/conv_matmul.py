@@ -10,27 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genlab.ops.shapes import Pair
+from genlab.ops.shapes import ConvCall
 
 
-def is_product(
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    padding_mode: str,
-    grid: Pair,
-) -> bool:
+def is_product(input: Tensor, call: ConvCall) -> bool:
     """Whether a conv2d, or a conv_transpose2d without output_padding, is a product of matrices that need no copy.
 
     Args:
         input: (N, C, H, W).
-        weight: 4-dimensional, in either direction's order of channels.
-        grid: (height, width) of the convolution's output, which is the transposed convolution's input.
+        call: the rest of it.
     """
-    if tuple(grid) != (1, 1) or padding != (0, 0) or dilation != (1, 1) or groups != 1:
+    weight = call.weight
+    if tuple(call.grid) != (1, 1) or call.padding != (0, 0) or call.dilation != (1, 1) or call.groups != 1:
         return False
     if input.shape[2:] == weight.shape[2:]:
         return (is_flat(input) and is_flat(weight)) or (lies_by_pixels(input) and lies_by_pixels(weight))

@@ -6,7 +6,7 @@ is made of the other two and any order of differentiation works. `register` runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,23 @@ def register() -> None:
     for name, fake, (setup, gradient) in zip(OPS, fakes, gradients, strict=True):
         torch.library.register_fake(f"genlab::{name}", fake)
         torch.library.register_autograd(f"genlab::{name}", gradient, setup_context=setup)
+
+
+def call(
+    op: Callable[..., Tensor],
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    attributes: tuple,
+    activation: str | None,
+    negative_slope: float,
+) -> Tensor:
+    """`op` of input, weight, bias and its attributes, with the activation inside it where that costs no more.
+
+    A gradient of gelu and silu needs the value before the activation: fused, it would be convolved a second time.
+    """
+    needs_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if needs_gradient and not act.takes_gradient_from_output(activation):
+        return act.apply(op(*tensors, *attributes, None, negative_slope), activation, negative_slope)
+    return op(*tensors, *attributes, activation, negative_slope)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genlab.ops import activation as act
-from genlab.ops import conv_matmul, conv_mixed, implementation, shapes
+from genlab.ops import conv_matmul, conv_mixed, conv_native, implementation, shapes
 from genlab.ops.shapes import Pair
 
 
@@ -72,22 +72,16 @@ def conv_transpose2d(
         return output.squeeze(0)
     shapes.check_tensors("conv_transpose2d", input, weight, bias)
     act.check("conv_transpose2d", activation, negative_slope)
-    stride = shapes.pair("conv_transpose2d", "stride", stride, 1)
-    padding = shapes.pair("conv_transpose2d", "padding", padding, 0)
-    output_padding = shapes.pair("conv_transpose2d", "output_padding", output_padding, 0)
-    dilation = shapes.pair("conv_transpose2d", "dilation", dilation, 1)
-    shapes.check_conv_transpose2d_channels("conv_transpose2d", input, weight, bias, groups)
-    size = shapes.conv_transpose2d_output_size(
-        "conv_transpose2d", input, weight, stride, padding, output_padding, dilation
+    call, output_padding, size = shapes.conv_transpose2d_call(
+        "conv_transpose2d", input, weight, bias, stride, padding, output_padding, groups, dilation
     )
+    stride, padding, dilation = call.stride, call.padding, call.dilation
 
-    grid = (input.shape[2], input.shape[3])
-    chosen = implementation.choose(
-        "conv_transpose2d", impl, input, weight, stride, padding, dilation, groups, "zeros", grid
-    )
+    chosen = implementation.choose("conv_transpose2d", impl, input, call)
     if chosen == "native":
-        return _native(
-            input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope
+        attributes = (stride, padding, output_padding, groups, dilation)
+        return conv_native.call(
+            torch.ops.genlab.conv_transpose2d, (input, weight, bias), attributes, activation, negative_slope
         )
     if chosen == "matmul" and output_padding == (0, 0):
         return act.apply_(conv_matmul.spreading_conv2d(input, weight, bias), activation, negative_slope)
@@ -133,27 +127,3 @@ def conv_transpose2d_reference(
     full = full.reshape(n, groups * c_out, full_h, full_w)
     output = full[:, :, padding[0] : padding[0] + output_size[0], padding[1] : padding[1] + output_size[1]]
     return output if bias is None else output + bias.reshape(1, -1, 1, 1)
-
-
-def _native(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    output_padding: Pair,
-    groups: int,
-    dilation: Pair,
-    activation: str | None,
-    negative_slope: float,
-) -> Tensor:
-    # As in conv2d: gelu and silu need the value before the activation for their gradient.
-    needs_gradient = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
-    if needs_gradient and not act.takes_gradient_from_output(activation):
-        before_activation = torch.ops.genlab.conv_transpose2d(
-            input, weight, bias, stride, padding, output_padding, groups, dilation, None, negative_slope
-        )
-        return act.apply(before_activation, activation, negative_slope)
-    return torch.ops.genlab.conv_transpose2d(
-        input, weight, bias, stride, padding, output_padding, groups, dilation, activation, negative_slope
-    )

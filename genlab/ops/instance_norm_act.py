@@ -100,14 +100,8 @@ def _check(
         raise ValueError(f"{OP}: expected input of shape (N, C, ...) with space, got {shapes.shape_text(input)}")
     if use_input_stats and input[0:1, 0:1].numel() == 1:
         raise ValueError(f"{OP}: expected more than 1 spatial element, got {shapes.shape_text(input)}")
-    sizes = (input.shape[1],)
-    for name, tensor in (
-        ("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias),
-    ):  # fmt: skip
-        norm_shapes.check_parameter(OP, name, tensor, input, sizes)
     needed = None if use_input_stats else "use_input_stats=False"
-    norm_shapes.check_running(OP, running_mean, running_var, needed=needed)
-    norm_shapes.check_residual(OP, residual, input)
+    norm_shapes.check_channels(OP, input, running_mean, running_var, weight, bias, residual, needed=needed)
 
 
 def _native(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genlab.errors import UserError
+from genlab.ops.shapes import ConvCall
 
 SCHEMA = 1
 PACKAGED = Path(__file__).parent / "tuning.json"
@@ -166,11 +167,12 @@ def shape_class_of(op: str, input: Tensor, shape: Sequence[Any]) -> str:
     batch times pixels. A normalisation has its channels and the values of each. "training" stands for the gradients as
     well.
     """
-    differentiated = input.requires_grad or any(isinstance(x, Tensor) and x.requires_grad for x in shape)
+    values = shape[0] if shape and isinstance(shape[0], ConvCall) else shape
+    differentiated = input.requires_grad or any(isinstance(x, Tensor) and x.requires_grad for x in values)
     use = "training" if differentiated and torch.is_grad_enabled() else "forward"
     if op not in {"conv2d", "conv_transpose2d"}:
         return _norm_class(tuple(input.shape), _layout(input), use)
-    weight, stride, _, dilation, groups, padding_mode, grid = shape
+    weight, stride, _, dilation, groups, padding_mode, grid = values
     return _conv_class(
         input.shape[0], tuple(weight.shape), stride, dilation, groups, padding_mode, tuple(grid), _layout(input), use
     )

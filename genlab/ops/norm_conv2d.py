@@ -91,18 +91,15 @@ def norm_conv2d(
     """
     op = "norm_conv2d"
     _check(op, input, norm, weight, bias)
-    stride = shapes.pair(op, "stride", stride, 1)
-    dilation = shapes.pair(op, "dilation", dilation, 1)
-    shapes.check_conv2d_channels(op, input, weight, bias, groups)
-    before, extra = shapes.resolve_padding(op, padding, (weight.shape[2], weight.shape[3]), stride, dilation)
+    call, extra = shapes.conv2d_call(op, input, weight, bias, stride, padding, dilation, groups, padding_mode)
+    stride, before, dilation = call.stride, call.padding, call.dilation
     if extra != (0, 0):
         raise ValueError(f'{op}: padding "same" expects a kernel that pads both sides alike; pad the input beforehand')
-    size = shapes.conv2d_output_size(op, input, weight, stride, before, extra, dilation, padding_mode)
-    _check_statistics(op, statistics, input, size)
+    _check_statistics(op, statistics, input, call.grid)
 
-    chosen = implementation.choose(op, impl, input, weight, stride, before, dilation, groups, padding_mode, size)
+    chosen = implementation.choose(op, impl, input, call)
     if chosen == "native":
-        own = implementation.choose("conv2d", impl, input, weight, stride, before, dilation, groups, padding_mode, size)
+        own = implementation.choose("conv2d", impl, input, call)
         rest = (stride, before, (0, 0), dilation, groups, padding_mode, False, own == "native")
         return _native(input, norm, weight, bias, rest, statistics)
     input = normalise(input, norm)
@@ -137,19 +134,15 @@ def norm_conv_transpose2d(
     """
     op = "norm_conv_transpose2d"
     _check(op, input, norm, weight, bias)
-    stride = shapes.pair(op, "stride", stride, 1)
-    padding = shapes.pair(op, "padding", padding, 0)
-    output_padding = shapes.pair(op, "output_padding", output_padding, 0)
-    dilation = shapes.pair(op, "dilation", dilation, 1)
-    shapes.check_conv_transpose2d_channels(op, input, weight, bias, groups)
-    size = shapes.conv_transpose2d_output_size(op, input, weight, stride, padding, output_padding, dilation)
+    call, output_padding, size = shapes.conv_transpose2d_call(
+        op, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+    stride, padding, dilation = call.stride, call.padding, call.dilation
     _check_statistics(op, statistics, input, size)
 
-    grid = (input.shape[2], input.shape[3])
-    chosen = implementation.choose(op, impl, input, weight, stride, padding, dilation, groups, "zeros", grid)
+    chosen = implementation.choose(op, impl, input, call)
     if chosen == "native":
-        shape = (weight, stride, padding, dilation, groups, "zeros", grid)
-        own = implementation.choose("conv_transpose2d", impl, input, *shape)
+        own = implementation.choose("conv_transpose2d", impl, input, call)
         rest = (stride, padding, output_padding, dilation, groups, "zeros", True, own == "native")
         return _native(input, norm, weight, bias, rest, statistics)
     input = normalise(input, norm)

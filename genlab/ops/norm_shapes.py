@@ -66,6 +66,25 @@ def check_running(op: str, running_mean: Tensor | None, running_var: Tensor | No
         raise ValueError(f"{op}: expected running_mean and running_var when {needed}, got None")
 
 
+def check_channels(
+    op: str,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    *,
+    needed: str | None,
+) -> None:
+    """All tensors beside the input of a normalisation by channels; `needed` as of `check_running`."""
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    for name, tensor in given.items():
+        check_parameter(op, name, tensor, input, (input.shape[1],))
+    check_running(op, running_mean, running_var, needed=needed)
+    check_residual(op, residual, input)
+
+
 def per_channel(parameter: Tensor, input: Tensor) -> Tensor:
     """(C,) as (1, C, 1, ...), to broadcast against the input."""
     return parameter.reshape(1, -1, *(1,) * (input.dim() - 2))

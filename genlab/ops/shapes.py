@@ -6,12 +6,72 @@ The public functions, the fake implementations (torch.compile, export) and the t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 PADDING_MODES = ("zeros", "reflect")
 Pair = tuple[int, int]
+
+
+class ConvCall(NamedTuple):
+    """A convolution beside its input, as the rules of `auto` see it.
+
+    Attributes:
+        weight: 4-dimensional, in either direction's order of channels.
+        stride, padding, dilation: (height, width).
+        groups: of channels.
+        padding_mode: one of `PADDING_MODES`.
+        grid: (height, width) of the convolution's output, which is the transposed convolution's input.
+    """
+
+    weight: Tensor
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    padding_mode: str
+    grid: Pair
+
+
+def conv2d_call(
+    op: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> tuple[ConvCall, Pair]:
+    """What is asked of conv2d, checked, and the `extra` of `resolve_padding`; the tensors are checked before."""
+    step, spacing = pair(op, "stride", stride, 1), pair(op, "dilation", dilation, 1)
+    check_conv2d_channels(op, input, weight, bias, groups)
+    before, extra = resolve_padding(op, padding, (weight.shape[2], weight.shape[3]), step, spacing)
+    size = conv2d_output_size(op, input, weight, step, before, extra, spacing, padding_mode)
+    return ConvCall(weight, step, before, spacing, groups, padding_mode, size), extra
+
+
+def conv_transpose2d_call(
+    op: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    groups: int,
+    dilation: int | Sequence[int],
+) -> tuple[ConvCall, Pair, Pair]:
+    """What is asked of conv_transpose2d, its output padding and its output's size, likewise."""
+    step, cropped = pair(op, "stride", stride, 1), pair(op, "padding", padding, 0)
+    added, spacing = pair(op, "output_padding", output_padding, 0), pair(op, "dilation", dilation, 1)
+    check_conv_transpose2d_channels(op, input, weight, bias, groups)
+    size = conv_transpose2d_output_size(op, input, weight, step, cropped, added, spacing)
+    grid = (input.shape[2], input.shape[3])
+    return ConvCall(weight, step, cropped, spacing, groups, "zeros", grid), added, size
 
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> Pair:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genlab.ops.shapes import Pair
+from genlab.ops.shapes import ConvCall, Pair
 
 MACHINE = "AMD EPYC Zen 4, AVX-512, torch 2.14, one thread and two"
 
@@ -62,33 +62,23 @@ WINOGRAD = (
 )
 
 
-def winograd_wins(
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    padding_mode: str,
-    grid: Pair,
-) -> bool:
+def winograd_wins(input: Tensor, call: ConvCall) -> bool:
     """Whether the Winograd kernels are quicker than torch at this float32 convolution on the CPU.
 
     Args:
         input: (N, C, H, W), the image or, for the transposed convolution, what it spreads.
-        weight: 4-dimensional, in either direction's order of channels.
-        grid: (height, width) of the convolution's output, which is the transposed convolution's input.
+        call: the rest of it.
     """
-    first, second, kernel, kernel_w = weight.shape
-    if kernel != kernel_w or kernel not in (3, 4) or groups != 1 or dilation != (1, 1):
+    first, second, kernel, kernel_w = call.weight.shape
+    if kernel != kernel_w or kernel not in (3, 4) or call.groups != 1 or call.dilation != (1, 1):
         return False
-    if stride != ((1, 1) if kernel == 3 else (2, 2)) or (kernel == 4 and padding_mode != "zeros"):
+    if call.stride != ((1, 1) if kernel == 3 else (2, 2)) or (kernel == 4 and call.padding_mode != "zeros"):
         return False
-    if first % CHANNEL_STEP or second % CHANNEL_STEP or padding[0] >= kernel or padding[1] >= kernel:
+    if first % CHANNEL_STEP or second % CHANNEL_STEP or call.padding[0] >= kernel or call.padding[1] >= kernel:
         return False
     row = WINOGRAD[(0 if kernel == 3 else 2) + (0 if input.stride(1) == 1 else 1)]
-    tiles = -(-grid[0] // TILE) * -(-grid[1] // TILE)
-    direct = grid[0] * grid[1] * kernel * kernel
+    tiles = _tiles(call.grid)
+    direct = call.grid[0] * call.grid[1] * kernel * kernel
     return (
         min(first, second) >= row.least_channels
         and direct >= LEAST_SAVING * tiles * row.points
@@ -98,34 +88,28 @@ def winograd_wins(
     )
 
 
+def _tiles(grid: Pair) -> int:
+    return -(-grid[0] // TILE) * -(-grid[1] // TILE)
+
+
 # Where a bfloat16 3x3 convolution gains from the fp32 Winograd kernels, conversions included.
 WIDENED_LEAST_CHANNELS = 64
 WIDENED_LEAST_TILES = 64
 WIDENED_RATIOS = (1.2, 1.5)
 
 
-def widened_wins(
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    padding_mode: str,
-    grid: Pair,
-) -> bool:
+def widened_wins(input: Tensor, call: ConvCall) -> bool:
     """Whether this bfloat16 convolution is quicker as fp32 Winograd: a quarter of the products at half the rate.
 
     Args as of `winograd_wins`.
     """
-    tiles = input.shape[0] * (-(-grid[0] // TILE) * -(-grid[1] // TILE))
     return (
-        weight.shape[2] == 3
+        call.weight.shape[2] == 3
         and input.stride(1) == 1
-        and min(weight.shape[0], weight.shape[1]) >= WIDENED_LEAST_CHANNELS
-        and tiles >= WIDENED_LEAST_TILES
+        and min(call.weight.shape[0], call.weight.shape[1]) >= WIDENED_LEAST_CHANNELS
+        and input.shape[0] * _tiles(call.grid) >= WIDENED_LEAST_TILES
         and not torch.cpu._is_amx_tile_supported()
-        and winograd_wins(input, weight, stride, padding, dilation, groups, padding_mode, grid)
+        and winograd_wins(input, call)
     )
 
 
@@ -163,33 +147,31 @@ SPREAD_LEAST_PRODUCTS = 1 << 22
 SPREAD_RATIOS = (2.6, 6.8)
 
 
-def mixed_wins(
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    padding_mode: str,
-    grid: Pair,
-) -> bool:
+def mixed_wins(input: Tensor, call: ConvCall) -> bool:
     """Whether a direction of this bfloat16 convolution that may be asked for is quicker native than as torch's.
 
     Args as of `winograd_wins`.
     """
-    if torch.compiler.is_compiling() or groups != 1 or not _HAS_BF16_PRODUCTS:
+    if torch.compiler.is_compiling() or call.groups != 1 or not _HAS_BF16_PRODUCTS:
         return False
     if input.stride(1) != 1 and input.shape[1] != 1:
         return False
-    first, second, kernel_h, kernel_w = weight.shape
-    products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
-    differentiated = torch.is_grad_enabled()
-    learns = differentiated and weight.requires_grad and products >= MIXED_LEAST_PRODUCTS
-    if learns and weight_gradient_wins(weight, grid, torch.bfloat16):
+    products = _products(input, call)
+    learns = torch.is_grad_enabled() and call.weight.requires_grad and products >= MIXED_LEAST_PRODUCTS
+    if learns and weight_gradient_wins(call.weight, call.grid, torch.bfloat16):
         return True
+    return products >= SPREAD_LEAST_PRODUCTS and _spread_is_asked_and_wins(input, call, torch.bfloat16)
+
+
+def _products(input: Tensor, call: ConvCall) -> int:
+    first, second, kernel_h, kernel_w = call.weight.shape
+    return input.shape[0] * call.grid[0] * call.grid[1] * kernel_h * kernel_w * first * second
+
+
+def _spread_is_asked_and_wins(input: Tensor, call: ConvCall, dtype: torch.dtype) -> bool:
     # A transposed convolution has its few channels after it, a convolution before it.
-    asked = input.shape[1] == first or (differentiated and input.requires_grad)
-    return products >= SPREAD_LEAST_PRODUCTS and asked and spread_wins(input, weight, dilation, torch.bfloat16)
+    asked = input.shape[1] == call.weight.shape[0] or (torch.is_grad_enabled() and input.requires_grad)
+    return asked and spread_wins(input, call.weight, call.dilation, dtype)
 
 
 def weight_gradient_wins(weight: Tensor, grid: Pair, dtype: torch.dtype) -> bool:
@@ -230,34 +212,22 @@ FEW_MOST_TAPS = 16
 FEW_CHANNELS_RATIOS = ((1.04, 1.3), (2.4, 9.0))
 
 
-def few_channels_wins(
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    padding_mode: str,
-    grid: Pair,
-) -> bool:
+def few_channels_wins(input: Tensor, call: ConvCall) -> bool:
     """Whether a direction of this float32 convolution of few channels that may be asked for is quicker native.
 
     Args as of `winograd_wins`.
     """
-    if torch.compiler.is_compiling() or groups != 1 or dilation != (1, 1) or not _HAS_AVX512:
+    if torch.compiler.is_compiling() or call.groups != 1 or call.dilation != (1, 1) or not _HAS_AVX512:
         return False
     # Of one channel torch takes the order of memory for contiguous, and gives its output in that.
-    if input.stride(1) != 1 or not _is_many_to_few(weight, torch.float32):
+    if input.stride(1) != 1 or not _is_many_to_few(call.weight, torch.float32):
         return False
-    first, second, kernel_h, kernel_w = weight.shape
-    products = input.shape[0] * grid[0] * grid[1] * kernel_h * kernel_w * first * second
-    if products < SPREAD_LEAST_PRODUCTS:
+    if _products(input, call) < SPREAD_LEAST_PRODUCTS:
         return False
-    differentiated = torch.is_grad_enabled()
-    if differentiated and weight.requires_grad and weight_gradient_wins(weight, grid, torch.float32):
+    learns = torch.is_grad_enabled() and call.weight.requires_grad
+    if learns and weight_gradient_wins(call.weight, call.grid, torch.float32):
         return True
-    asked = input.shape[1] == first or (differentiated and input.requires_grad)
-    return asked and spread_wins(input, weight, dilation, torch.float32)
+    return _spread_is_asked_and_wins(input, call, torch.float32)
 
 
 def few_channels_summary() -> str:

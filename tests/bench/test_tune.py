@@ -19,6 +19,7 @@ from genlab.bench.op import OpSettings
 from genlab.bench.variants import Variant
 from genlab.errors import UserError
 from genlab.ops import implementation, measured
+from genlab.ops.shapes import ConvCall
 
 needs_kernels = pytest.mark.skipif(not _extension.available(), reason="genlab._C is not built")
 QUICKLY = OpSettings(shapes="tiny", rounds=2, seconds=1e-4)
@@ -47,25 +48,29 @@ def outcome(shape_class: str, choice: str, *, noisy: bool = False, ratio: float 
 INPUT, WEIGHT = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 3, 3)
 
 
+def call_with(weight: torch.Tensor) -> ConvCall:
+    return ConvCall(weight, (1, 1), (0, 0), (1, 1), 1, "zeros", (6, 6))
+
+
 def conv_class(*, training: bool) -> str:
     weight = WEIGHT.clone().requires_grad_(training)
-    return measured.shape_class_of("conv2d", INPUT, (weight, (1, 1), (0, 0), (1, 1), 1, "zeros", (6, 6)))
+    return measured.shape_class_of("conv2d", INPUT, [call_with(weight)])
 
 
 @needs_kernels
 def test_auto_does_what_the_table_says_and_only_there(table: Path) -> None:
-    shape = (WEIGHT, (1, 1), (0, 0), (1, 1), 1, "zeros", (6, 6))
-    assert implementation.choose("conv2d", "auto", INPUT, *shape) == "torch"
+    call = call_with(WEIGHT)
+    assert implementation.choose("conv2d", "auto", INPUT, call) == "torch"
     tuning.save([outcome(conv_class(training=False), "native")], table)
-    assert implementation.choose("conv2d", "auto", INPUT, *shape) == "native"
-    assert implementation.choose("conv2d", "torch", INPUT, *shape) == "torch"
-    assert implementation.choose("conv2d", "auto", INPUT.double(), *shape) == "torch"
-    learning = (WEIGHT.clone().requires_grad_(), *shape[1:])
-    assert implementation.choose("conv2d", "auto", INPUT, *learning) == "torch"
+    assert implementation.choose("conv2d", "auto", INPUT, call) == "native"
+    assert implementation.choose("conv2d", "torch", INPUT, call) == "torch"
+    assert implementation.choose("conv2d", "auto", INPUT.double(), call) == "torch"
+    learning = call_with(WEIGHT.clone().requires_grad_())
+    assert implementation.choose("conv2d", "auto", INPUT, learning) == "torch"
     with torch.no_grad():
-        assert implementation.choose("conv2d", "auto", INPUT, *learning) == "native"
+        assert implementation.choose("conv2d", "auto", INPUT, learning) == "native"
     with ops.default_impl("reference"):
-        assert implementation.choose("conv2d", "auto", INPUT, *shape) == "reference"
+        assert implementation.choose("conv2d", "auto", INPUT, call) == "reference"
     torch.testing.assert_close(ops.conv2d(INPUT, WEIGHT), ops.conv2d(INPUT, WEIGHT, impl="torch"), rtol=1e-4, atol=1e-5)
 
 

@@ -12,6 +12,7 @@ from genlab import _extension
 
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+TARGET_BEGIN = re.compile(r'^GENLAB_TARGET_BEGIN\(.*$|^#include "cpu/isa/begin.h"$', re.MULTILINE)
 TORCH_HEADERS = ("torch/", "ATen/", "c10/", "pybind11/", "Python.h")
 
 # Halves of one gradient, between which processes exchange sums; genlab/ops/norm_native.py differentiates the whole, and
@@ -41,6 +42,34 @@ def test_no_source_includes_the_whole_of_torch():
     """torch/extension.h takes a minute to compile; the narrow headers take seconds."""
     for path in (ROOT / "csrc").rglob("*.*"):
         assert "torch/extension.h" not in INCLUDE.findall(path.read_text()), path
+
+
+def test_instruction_sets_are_named_in_one_place():
+    by_hand = re.compile(r"pragma\s+(GCC|clang)\s+(target|push_options|attribute)|-march")
+    for path in (ROOT / "csrc").rglob("*.*"):
+        assert path.name == "target.h" or by_hand.search(path.read_text()) is None, path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted((ROOT / "csrc/cpu").rglob("*.*")) if TARGET_BEGIN.search(p.read_text())],
+    ids=lambda p: p.name,
+)
+def test_nothing_shared_is_compiled_for_an_instruction_set(path):
+    """An inline function of a header that is read while a target is set may be the copy that every machine runs."""
+    _, text = TARGET_BEGIN.split(path.read_text(), maxsplit=1)
+    texts = {path.name: text}
+    while texts:
+        name, text = texts.popitem()
+        for header in INCLUDE.findall(text):
+            if header == "cpu/isa/end.h":
+                continue
+            assert (ROOT / "csrc" / header).is_file(), f"{name} includes {header} while a target is set"
+            inside = (ROOT / "csrc" / header).read_text()
+            assert "#pragma once" not in inside, (
+                f"{name} includes {header}, which others may share, while a target is set"
+            )
+            texts[header] = inside
 
 
 def test_kernels_neither_allocate_nor_synchronise_nor_print():

@@ -7,19 +7,28 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from cuda_calls import (
+    CudaCall,
+    assert_equal,
+    assert_near,
+    capture,
+    check_a_captured_graph_computes_with_fresh_inputs,
+    check_agrees_with_the_cpu,
+    check_repeats_bit_for_bit,
+    check_runs_on_the_current_stream,
+)
 from torch import Tensor
 
 from genlab import ops
 
 pytestmark = pytest.mark.cuda
 
-REPEATS = 50
 # Relative norm. 16 bits: the weights are rounded between the products, as in every flash attention.
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(CudaCall):
     """An attention by its sizes; `mask` is boolean, additive (with a gradient) or None."""
 
     queries: int = 197
@@ -63,11 +72,6 @@ class Call:
             *leaves[:3], mask, self.dropout, self.causal, enable_gqa=self.kv_heads is not None, impl=impl
         )
 
-    def results(self, leaves: list[Tensor]) -> list[Tensor]:
-        """[output, gradient of each tensor]."""
-        output = self.run(leaves)
-        return [output.detach(), *torch.autograd.grad(output, leaves, torch.cos(output.detach()))]
-
 
 CALLS = {
     "plain": Call(),
@@ -86,22 +90,9 @@ def call(request: pytest.FixtureRequest) -> Call:
     return CALLS[request.param]
 
 
-def assert_near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for index, (a, e) in enumerate(zip(found, expected, strict=True)):
-        a, e = a.cpu().double(), e.cpu().double()
-        error = torch.linalg.vector_norm(a - e) / torch.linalg.vector_norm(e).clamp_min(1e-30)
-        assert error <= tolerance, f"result {index}: relative error {error:.2g} > {tolerance}"
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_agrees_with_the_cpu(call: Call, dtype: torch.dtype) -> None:
-    on_gpu = call.make("cuda", dtype)
-    exact = [leaf.detach().cpu().double().requires_grad_() for leaf in on_gpu]
-    found = call.results(on_gpu)
-    output = call.run(exact, impl="reference")
-    # The gradient starts from the output, so the low precision one is handed to both.
-    gradients = torch.autograd.grad(output, exact, torch.cos(found[0]).cpu().double())
-    assert_near(found, [output.detach(), *gradients], TOLERANCE[dtype])
+    check_agrees_with_the_cpu(call, dtype, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -132,52 +123,22 @@ def test_tensor_cores_agree_with_the_definition_on_the_device(call: Call) -> Non
 def test_heads_inside_rows_give_what_rows_inside_heads_give() -> None:
     leaves = Call().make("cuda", torch.bfloat16)
     packed = [leaf.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for leaf in leaves]
-    found, expected = Call().results(packed), Call().results(leaves)
-    assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
+    assert_equal(Call().results(packed), Call().results(leaves))
 
 
 def test_runs_on_the_current_stream(call: Call) -> None:
-    expected = call.results(call.make("cuda"))
-    stream = torch.cuda.Stream()
-    leaves = call.make("cuda")
-    holder = [torch.empty_like(leaf) for leaf in leaves]
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(20_000_000)  # whoever launches elsewhere reads the holders before they are filled
-        copies = [h.copy_(leaf.detach()).requires_grad_() for h, leaf in zip(holder, leaves, strict=True)]
-        found = call.results(copies)
-    stream.synchronize()
-    assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
+    check_runs_on_the_current_stream(call)
 
 
 def test_a_captured_graph_computes_with_fresh_inputs(call: Call) -> None:
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        leaves = call.make("cuda")
-        call.results(leaves)  # warm up: allocations and the first loads of kernels are no part of a graph
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            captured = call.results(leaves)
-        for seed in (11, 12):
-            fresh = call.make("cuda", seed=seed)
-            with torch.no_grad():
-                for leaf, new in zip(leaves, fresh, strict=True):
-                    leaf.copy_(new)
-            graph.replay()
-            expected = call.results(fresh)
-            stream.synchronize()
-            assert all(torch.equal(a, e) for a, e in zip(captured, expected, strict=True))
+    check_a_captured_graph_computes_with_fresh_inputs(call)
 
 
 def test_a_captured_graph_draws_new_dropout_each_time() -> None:
     call = Call(dropout=0.5)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        leaves = call.make("cuda")
-        call.results(leaves)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            captured = call.results(leaves)
+        graph, captured = capture(call, call.make("cuda"), stream)
         outputs = []
         for _ in range(2):
             graph.replay()
@@ -188,8 +149,4 @@ def test_a_captured_graph_draws_new_dropout_each_time() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_repeats_bit_for_bit(call: Call, dtype: torch.dtype) -> None:
-    leaves = call.make("cuda", dtype)
-    first = call.results(leaves)
-    for _ in range(REPEATS - 1):
-        again = call.results(leaves)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    check_repeats_bit_for_bit(call, dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genlab import _extension, ops
 from genlab.ops import conv_mixed, implementation, tuning
+from genlab.ops.shapes import ConvCall
 
 LAST = torch.channels_last
 BF16 = torch.bfloat16
@@ -156,7 +157,7 @@ def test_an_empty_batch_has_zero_gradients():
 
 def chosen(x: Tensor, weight: Tensor, *, groups: int = 1) -> str:
     size = (x.shape[2] // 2, x.shape[3] // 2)
-    return implementation.choose("conv2d", "auto", x, weight, (2, 2), (1, 1), (1, 1), groups, "zeros", size)
+    return implementation.choose("conv2d", "auto", x, ConvCall(weight, (2, 2), (1, 1), (1, 1), groups, "zeros", size))
 
 
 @needs_products
@@ -182,12 +183,13 @@ def test_auto_is_mixed_where_an_image_of_few_channels_is_computed_in_the_transpo
     image, weight, features = draw(8, 3, 32, 32), draw(64, 3, 4, 4, seed=1), draw(8, 64, 16, 16)
     assert chosen(image.clone(memory_format=torch.preserve_format).requires_grad_(), weight) == "mixed"
     assert chosen(image, weight) == "torch"  # no gradient of the image
-    attributes = ((2, 2), (1, 1), (1, 1), 1, "zeros", (16, 16))
+    call = ConvCall(weight, (2, 2), (1, 1), (1, 1), 1, "zeros", (16, 16))
     with torch.no_grad():
-        assert implementation.choose("conv_transpose2d", "auto", features, weight, *attributes) == "mixed"
+        assert implementation.choose("conv_transpose2d", "auto", features, call) == "mixed"
     for other in (features[:1].contiguous(memory_format=LAST), features.contiguous()):
-        assert implementation.choose("conv_transpose2d", "auto", other, weight, *attributes) == "torch"
-    assert implementation.choose("conv_transpose2d", "auto", features, weight.contiguous(), *attributes) == "torch"
+        assert implementation.choose("conv_transpose2d", "auto", other, call) == "torch"
+    call = call._replace(weight=weight.contiguous())
+    assert implementation.choose("conv_transpose2d", "auto", features, call) == "torch"
 
 
 def test_auto_is_torch_without_the_library(monkeypatch):

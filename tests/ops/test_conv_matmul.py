@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genlab import ops
 from genlab.ops import conv_matmul, implementation
+from genlab.ops.shapes import ConvCall
 
 LAST, CONTIGUOUS = torch.channels_last, torch.contiguous_format
 
@@ -98,7 +99,7 @@ def chosen(op: str, x: Tensor, weight: Tensor, padding: int = 0, dilation: int =
         else [a + 2 * padding - b + 1 for a, b in zip(x.shape[2:], weight.shape[2:], strict=True)]
     )
     pairs = (1, 1), (padding, padding), (dilation, dilation)
-    return implementation.choose(op, "auto", x, weight, *pairs, groups, "zeros", tuple(grid))
+    return implementation.choose(op, "auto", x, ConvCall(weight, *pairs, groups, "zeros", tuple(grid)))
 
 
 def test_auto_takes_the_product_only_where_nothing_has_to_be_copied():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genlab import _extension, ops
 from genlab.ops import implementation
+from genlab.ops.shapes import ConvCall
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the kernels of few channels need AVX-512"
@@ -87,8 +88,8 @@ def first_layer(*, weight_learns: bool = True, image_learns: bool = False, kerne
 
 
 def chosen(op: str, x: Tensor, weight: Tensor, stride: int, padding: int, grid: int) -> str:
-    pair = ((stride, stride), (padding, padding), (1, 1), 1, "zeros", (grid, grid))
-    return implementation.choose(op, "auto", x, weight, *pair)
+    call = ConvCall(weight, (stride, stride), (padding, padding), (1, 1), 1, "zeros", (grid, grid))
+    return implementation.choose(op, "auto", x, call)
 
 
 def test_auto_mixes_where_a_direction_of_this_library_is_asked_for() -> None:

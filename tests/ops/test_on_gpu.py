@@ -8,21 +8,28 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from cuda_calls import (
+    CudaCall,
+    assert_near,
+    check_a_captured_graph_computes_with_fresh_inputs,
+    check_agrees_with_the_cpu,
+    check_repeats_bit_for_bit,
+    check_runs_on_the_current_stream,
+)
 from torch import Tensor
 
 from genlab import ops
 
 pytestmark = pytest.mark.cuda
 
-REPEATS = 50
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2, torch.float16: 4e-3}  # relative norm
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(CudaCall):
     """An op on small tensors of odd sizes, and what it computes; `wide` tensors stay float32 in low precision."""
 
-    run: Callable[..., Tensor]
+    op: Callable[..., Tensor]
     sizes: tuple[tuple[int, ...], ...]
     wide: tuple[int, ...] = ()
 
@@ -33,10 +40,8 @@ class Call:
         kinds = [torch.float32 if low and i in self.wide else dtype for i in range(len(values))]
         return [v.to(kind).to(device).requires_grad_() for v, kind in zip(values, kinds, strict=True)]
 
-    def results(self, tensors: list[Tensor], impl: str = "native") -> list[Tensor]:
-        """[output, gradient of each tensor]."""
-        output = self.run(*tensors, impl=impl)
-        return [output.detach(), *torch.autograd.grad(output, tensors, torch.cos(output.detach()))]
+    def run(self, leaves: list[Tensor], impl: str = "native") -> Tensor:
+        return self.op(*leaves, impl=impl)
 
 
 def batch_norm(input: Tensor, weight: Tensor, bias: Tensor, *, impl: str) -> Tensor:
@@ -119,65 +124,23 @@ def call(request: pytest.FixtureRequest) -> Call:
     return CALLS[request.param]
 
 
-def assert_near(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for index, (a, e) in enumerate(zip(found, expected, strict=True)):
-        a, e = a.cpu().double(), e.cpu().double()
-        error = torch.linalg.vector_norm(a - e) / torch.linalg.vector_norm(e)
-        assert error <= tolerance, f"result {index}: relative error {error:.2g} > {tolerance}"
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_agrees_with_the_cpu(call: Call, dtype: torch.dtype) -> None:
-    on_gpu = call.make("cuda", dtype)
-    exact = [t.detach().cpu().double().requires_grad_() for t in on_gpu]
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        found = call.results(on_gpu)
-    # The gradient starts from the output, so the low precision one is handed to both.
-    output = call.run(*exact, impl="reference")
-    gradients = torch.autograd.grad(output, exact, torch.cos(found[0]).cpu().double())
-    assert_near(found, [output.detach(), *gradients], TOLERANCE[dtype])
+        check_agrees_with_the_cpu(call, dtype, TOLERANCE[dtype])
 
 
 def test_runs_on_the_current_stream(call: Call) -> None:
-    expected = call.results(call.make("cuda"))
-    stream = torch.cuda.Stream()
-    tensors = call.make("cuda")
-    holder = [torch.empty_like(t) for t in tensors]
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(20_000_000)  # whoever launches elsewhere reads the holders before they are filled
-        leaves = [h.copy_(t.detach()).requires_grad_() for h, t in zip(holder, tensors, strict=True)]
-        found = call.results(leaves)
-    stream.synchronize()
-    assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
+    check_runs_on_the_current_stream(call)
 
 
 def test_a_captured_graph_computes_with_fresh_inputs(call: Call) -> None:
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        tensors = call.make("cuda")
-        call.results(tensors)  # warm up: allocations and the first loads of kernels are no part of a graph
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            captured = call.results(tensors)
-        for seed in (11, 12):
-            fresh = call.make("cuda", seed=seed)
-            with torch.no_grad():
-                for tensor, new in zip(tensors, fresh, strict=True):
-                    tensor.copy_(new)
-            graph.replay()
-            expected = call.results(fresh)
-            stream.synchronize()
-            assert all(torch.equal(a, e) for a, e in zip(captured, expected, strict=True))
+    check_a_captured_graph_computes_with_fresh_inputs(call)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_repeats_bit_for_bit(call: Call, dtype: torch.dtype) -> None:
-    tensors = call.make("cuda", dtype)
-    first = call.results(tensors)
-    for _ in range(REPEATS - 1):
-        again = call.results(tensors)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    check_repeats_bit_for_bit(call, dtype)
 
 
 def test_channels_last_gives_what_contiguous_gives(call: Call) -> None:

@@ -6,6 +6,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from cuda_calls import (
+    CudaCall,
+    check_a_captured_graph_computes_with_fresh_inputs,
+    check_agrees_with_the_cpu,
+    check_repeats_bit_for_bit,
+    check_runs_on_the_current_stream,
+)
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -19,7 +26,7 @@ REPEATS = 20
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(CudaCall):
     """One layer of two directions. The hidden size picks the kernels: persistent, or one launch per step."""
 
     cell: str
@@ -41,7 +48,7 @@ class Call:
             made += [draw(gates, self.inputs) * self.inputs**-0.5, draw(gates, h) * h**-0.5, draw(gates), draw(gates)]
         return [tensor.to(device, dtype).requires_grad_() for tensor in made]
 
-    def run(self, tensors: list[Tensor], impl: str) -> Tensor:
+    def run(self, tensors: list[Tensor], impl: str = "native") -> Tensor:
         op = CELLS[self.cell][0]
         states = 2 if self.cell == "lstm" else 1
         input = tensors[0]
@@ -51,11 +58,6 @@ class Call:
         found = op(input, hx, tensors[1 + states :], bidirectional=True, impl=impl)
         output = found[0].data if self.batch_sizes is not None else found[0]
         return torch.cat([output.flatten(), *(state.flatten() for state in found[1:])])
-
-    def results(self, tensors: list[Tensor], impl: str = "native") -> list[Tensor]:
-        """[output and states, gradient of each tensor]."""
-        output = self.run(tensors, impl)
-        return [output.detach(), *torch.autograd.grad(output, tensors, torch.cos(output.detach()))]
 
 
 # Sizes of persistent kernels with and without whole chunks, of the largest, and beyond them.
@@ -70,50 +72,17 @@ def call(request: pytest.FixtureRequest) -> Call:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_agrees_with_the_cpu(call: Call, dtype: torch.dtype) -> None:
-    on_gpu = call.make("cuda", dtype)
-    exact = [tensor.detach().cpu().double().requires_grad_() for tensor in on_gpu]
-    found = call.results(on_gpu)
-    # The gradient starts from the output, so the low precision one is handed to both.
-    output = call.run(exact, "reference")
-    expected = [output.detach(), *torch.autograd.grad(output, exact, torch.cos(found[0]).cpu().double())]
-    for index, (a, e) in enumerate(zip(found, expected, strict=True)):
-        error = torch.linalg.vector_norm(a.cpu().double() - e) / torch.linalg.vector_norm(e)
-        assert error <= TOLERANCE[dtype], f"result {index}: relative error {error:.2g} > {TOLERANCE[dtype]}"
+    check_agrees_with_the_cpu(call, dtype, TOLERANCE[dtype])
 
 
 def test_runs_on_the_current_stream(call: Call) -> None:
-    expected = call.results(call.make("cuda"))
-    stream = torch.cuda.Stream()
-    tensors = call.make("cuda")
-    holder = [torch.empty_like(tensor) for tensor in tensors]
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(20_000_000)  # whoever launches elsewhere reads the holders before they are filled
-        leaves = [h.copy_(t.detach()).requires_grad_() for h, t in zip(holder, tensors, strict=True)]
-        found = call.results(leaves)
-    stream.synchronize()
-    assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
+    check_runs_on_the_current_stream(call)
 
 
 def test_a_captured_graph_computes_with_fresh_inputs(call: Call) -> None:
     if call.batch_sizes is not None:
         pytest.skip("batch_sizes go to the device in a copy that waits, which no graph can hold")
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        tensors = call.make("cuda", torch.bfloat16)
-        call.results(tensors)  # warm up: allocations and the first loads of kernels are no part of a graph
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            captured = call.results(tensors)
-        for seed in (11, 12):
-            fresh = call.make("cuda", torch.bfloat16, seed=seed)
-            with torch.no_grad():
-                for tensor, new in zip(tensors, fresh, strict=True):
-                    tensor.copy_(new)
-            graph.replay()
-            expected = call.results(fresh)
-            stream.synchronize()
-            assert all(torch.equal(a, e) for a, e in zip(captured, expected, strict=True))
+    check_a_captured_graph_computes_with_fresh_inputs(call, torch.bfloat16)
 
 
 def test_waits_for_nothing(call: Call) -> None:
@@ -128,11 +97,7 @@ def test_waits_for_nothing(call: Call) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_repeats_bit_for_bit(call: Call, dtype: torch.dtype) -> None:
-    tensors = call.make("cuda", dtype)
-    first = call.results(tensors)
-    for _ in range(REPEATS - 1):
-        again = call.results(tensors)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    check_repeats_bit_for_bit(call, dtype, REPEATS)
 
 
 def test_a_long_sequence_and_a_large_batch(call: Call) -> None:

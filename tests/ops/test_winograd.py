@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genlab import _extension, ops
 from genlab.ops import implementation, tuning
+from genlab.ops.shapes import ConvCall
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the Winograd kernels need AVX-512"
@@ -185,7 +186,7 @@ def test_an_empty_batch_has_zero_gradients():
 def chosen(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1, groups: int = 1, mode: str = "zeros") -> str:
     size = x.shape[2] // stride
     pairs = (stride, stride), (1, 1), (dilation, dilation)
-    return implementation.choose("conv2d", "auto", x, weight, *pairs, groups, mode, (size, size))
+    return implementation.choose("conv2d", "auto", x, ConvCall(weight, *pairs, groups, mode, (size, size)))
 
 
 def test_auto_takes_them_at_the_shapes_of_the_table_and_nowhere_else():

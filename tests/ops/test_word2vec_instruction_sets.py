@@ -14,6 +14,7 @@ from genlab.ops import HierarchicalSoftmax, NegativeSampling, keep_probabilities
 SETS = ("baseline", "avx2", "avx512")
 SOURCE = """
 #include <vector>
+#include "cpu/isa/target.h"
 #include "cpu/word2vec_rows.h"
 
 using namespace genlab;
@@ -22,9 +23,7 @@ extern "C" __attribute__((visibility("default"))) double run(
     int set, int64_t vocabulary, int64_t d, int64_t negatives, int cbow, int64_t length, const int32_t* words,
     const float* keep, const int64_t* noise, const int64_t* path_starts, const int32_t* path_nodes,
     const uint8_t* path_codes, float* inputs, float* outputs) {
-  if (set == 1 && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return -1;
-  if (set == 2 && !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))) return -1;
+  if ((set == 1 && !cpu::runs_avx2()) || (set == 2 && !cpu::runs_avx512())) return -1;
   const int64_t starts[2] = {0, length}, targets = 64;
   Word2vecParams p{};
   p.sentences = 1, p.vocabulary = vocabulary, p.d = d, p.window = 4, p.negatives = negatives;
@@ -41,8 +40,8 @@ extern "C" __attribute__((visibility("default"))) double run(
       kept.data(), positions.data(), rows.data(), names.data(), at, at + 2 * targets, at + 4 * targets,
       at + 5 * targets,
       at + 6 * targets, at + 6 * targets + d, targets, nullptr};
-  const cpu::Word2vecTrain train = set == 0 ? cpu::word2vec_train_baseline()
-                                   : set == 1 ? cpu::word2vec_train_avx2() : cpu::word2vec_train_avx512();
+  const cpu::Word2vecTrain train = set == 0 ? cpu::baseline::word2vec_train()
+                                   : set == 1 ? cpu::avx2::word2vec_train() : cpu::avx512::word2vec_train();
   Word2vecTotals totals{};
   train(p, 0, 1, scratch, totals);
   return totals.loss;

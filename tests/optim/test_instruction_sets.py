@@ -14,6 +14,7 @@ from emulation_harness import CSRC, build
 CPU = CSRC / "cpu"
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SOURCE = """
+#include "cpu/isa/target.h"
 #include "cpu/optimizer_tiles.h"
 
 using namespace genlab;
@@ -21,11 +22,9 @@ using namespace genlab;
 extern "C" __attribute__((visibility("default"))) double run(
     int set, int dtype, int rule, int64_t count, void* param, const void* grad, void* s0, void* s1, void* s2,
     void* average, void* shadow, int shadow_dtype) {
-  if (set == 1 && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return -1;
-  if (set == 2 && !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))) return -1;
-  const cpu::OptimizerLoops& loops = set == 0 ? cpu::optimizer_loops_baseline()
-                                     : set == 1 ? cpu::optimizer_loops_avx2() : cpu::optimizer_loops_avx512();
+  if ((set == 1 && !cpu::runs_avx2()) || (set == 2 && !cpu::runs_avx512())) return -1;
+  const cpu::OptimizerLoops& loops = set == 0 ? cpu::baseline::optimizer_loops()
+                                     : set == 1 ? cpu::avx2::optimizer_loops() : cpu::avx512::optimizer_loops();
   const cpu::OptimizerTiles& tiles = dtype == 0 ? loops.float32 : dtype == 1 ? loops.float64 : loops.bfloat16;
   OptimizerParams p{};
   p.rule = static_cast<OptimizerRule>(rule), p.dtype = static_cast<DType>(dtype);

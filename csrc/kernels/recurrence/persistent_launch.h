@@ -1,10 +1,12 @@
-// Launches of the persistent kernels: which size is compiled for which cell. Forward and backward are sources of their own,
-// because each takes nvcc a while.
+// Launches of the persistent kernels: which size is compiled for which cell, and the launcher of both passes. Forward and
+// backward are sources of their own, because each takes nvcc a while.
 #pragma once
 
 #include <type_traits>
 
 #include "kernels/common/pack.h"
+#include "kernels/recurrence/persistent_float.h"
+#include "kernels/recurrence/persistent_mma.h"
 #include "kernels/recurrence/weights.h"
 
 struct CUstream_st;
@@ -54,6 +56,40 @@ template <typename Body>
 void with_half(DType dtype, Body body) {
   if (dtype == DType::kBFloat16) return body(BFloat16{});
   return body(Float16{});
+}
+
+// One pass through all steps. Pass has its Params, its name for errors, is_aligned(params) of the rows that come in 16-byte
+// chunks, the kernels float_kernel<kKind, kFours>() and mma_kernel<T, kKind, kTiles>(), and the latter's Shape.
+template <typename Pass, typename Params = typename Pass::Params>
+void launch_persistent(const Params& p, CUstream_st* stream) {
+  if (p.directions * p.batch * p.hidden == 0) return;
+  with_kind(p.cell, [&](auto tag) {
+    constexpr Kind kKind = decltype(tag)::kKind;
+    if (p.dtype == DType::kFloat32) {
+      with_fours<kKind>(p.hidden, [&](auto fours) {
+        const auto kernel = Pass::template float_kernel<kKind, decltype(fours)::value>();
+        launch_pack_weights<kKind, float>(p, stream);
+        GENLAB_LAUNCH(kernel, sequence_blocks(p, kFloatSequences), unit_threads(p.hidden, 8, 4), 0, stream, p);
+      });
+      return;
+    }
+    with_tiles<kKind>(p.hidden, [&](auto tiles) {
+      constexpr int kTiles = decltype(tiles)::value;
+      with_half(p.dtype, [&](auto element) {
+        using T = decltype(element);
+        const auto kernel = Pass::template mma_kernel<T, kKind, kTiles>();
+        const int bytes = Pass::template Shape<T, kKind, kTiles>::shared_bytes(p.hidden);
+        PersistentParams<Params> params;
+        static_cast<Params&>(params) = p;
+        params.vectors = p.hidden % 8 == 0 && Pass::is_aligned(p);
+        launch_pack_weights<kKind, T>(p, stream);
+        allow_shared_memory(kernel, bytes, Pass::kName);
+        GENLAB_LAUNCH(
+            kernel, sequence_blocks(p, kSequences), unit_threads(p.hidden, 16, 2), bytes, stream, params);
+      });
+    });
+  });
+  check_launch(Pass::kName);
 }
 
 }  // namespace recurrence
