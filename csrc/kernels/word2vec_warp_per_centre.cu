@@ -154,7 +154,8 @@ GENLAB_DEVICE float cbow_centre(
   return loss;
 }
 
-__global__ void __launch_bounds__(kBlockThreads) word2vec_kernel(Word2vecParams p) {
+// Three blocks a multiprocessor: left to itself ptxas takes 63 registers for sm_90 and spills.
+__global__ void __launch_bounds__(kBlockThreads, 3) word2vec_kernel(Word2vecParams p) {
   GENLAB_SHARED_DYNAMIC(float, shared);
   const int lane = threadIdx.x % kWarpLanes, warps = blockDim.x / kWarpLanes;
   const WarpRoom room = room_of(p, shared, threadIdx.x / kWarpLanes);

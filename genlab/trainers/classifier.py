@@ -74,7 +74,9 @@ class ClassifierTrainer(Trainer):
 
     def begin(self) -> None:
         model = self.config.model
-        self.notes += [f"model.{name}={getattr(model, name)}: network {model.network} has none" for name in model.unused]
+        self.notes += [
+            f"model.{name}={getattr(model, name)}: network {model.network} has none" for name in model.unused
+        ]
         if model.weights is not None:
             load_weights(self.networks["classifier"], model.weights, new_head=model.new_head)
 
