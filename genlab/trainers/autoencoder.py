@@ -40,6 +40,7 @@ class AutoencoderTrainer(Trainer):
     config: AutoencoderConfig
     draws_samples = False
     own_score_names = ("reconstruction_mse",)
+    scored_split = "test"
 
     def build_networks(self) -> dict[str, nn.Module]:
         model = self.config.model
@@ -162,10 +163,6 @@ class AutoencoderTrainer(Trainer):
             batch = examples(LATENT_EXAMPLES)
             pictures.append(Picture(latent_picture(self, batch["image"], batch.get("label")), name="latents"))
         return pictures
-
-    @property
-    def scored_split(self) -> str:
-        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.reconstruction import reconstruction_score

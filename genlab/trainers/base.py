@@ -1,8 +1,9 @@
-"""What all algorithms share inside one process: networks, optimisers, precision, averaging, noise, sampling and state.
+"""What all algorithms share inside one process: networks, optimisers, precision, averaging, noise and state.
 
 An algorithm is a subclass with four methods - `build_networks`, `build_optimizers`, `train_step`, `sample` - and what
-it has beside them (its own pictures, scores, data streams, state). The loop around it (data, logs, samples,
-checkpoints) is in `genlab.trainers.loop`.
+it has beside them (its own pictures, scores, data streams, state). What a trained one can be asked for is in
+`genlab.trainers.abilities`, how it is judged in `genlab.trainers.judged`, the loop around it (data, logs, samples,
+checkpoints) in `genlab.trainers.loop`.
 """
 
 from __future__ import annotations
@@ -18,33 +19,22 @@ from torch import Tensor, nn
 from genlab.config import RunConfig
 from genlab.distributed import Distributed, ShardedNoise
 from genlab.ema import EMA, EmaConfig
-from genlab.errors import ConfigError, DataError, UserError
+from genlab.errors import ConfigError
 from genlab.nn import ConvChain, synchronize_batch_norm
 from genlab.optim import WeightAverage
 from genlab.optimizers import take_step
 from genlab.precision import Precision
 from genlab.schedules import build_schedule
 from genlab.seeding import generator, seed_everything
+from genlab.trainers.abilities import Abilities
 from genlab.trainers.data_spec import DataSpec
-from genlab.trainers.diagnosis import (
-    DIVERSITY_SAMPLES,
-    Finding,
-    Thresholds,
-    collapse_finding,
-    diversity_signs,
-    fixed_samples,
-    gradient_norm,
-    sample_values,
-    saturation_finding,
-)
+from genlab.trainers.diagnosis import gradient_norm
 from genlab.trainers.graphs import StepGraphs, Uncaptured
+from genlab.trainers.judged import Judged
 from genlab.trainers.update import Update
 
 if TYPE_CHECKING:
     from genlab.data import BatchStream, ImageDataset
-    from genlab.metrics import Score
-    from genlab.trainers.evaluation import EvaluationData
-    from genlab.traversal import Code
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -78,7 +68,7 @@ class Writing:
     name: str = ""
 
 
-class Trainer:
+class Trainer(Abilities, Judged):
     """One algorithm on one process.
 
     Args:
@@ -96,10 +86,7 @@ class Trainer:
         use_ema: whether `sample` draws from the averaged networks.
         config_class: what `config` is validated as.
         data_kinds: kinds of data set that the algorithm can learn from.
-        draws_samples: whether `sample` makes new images from noise alone, so that FID and the like can be taken.
-        own_score_names: names that `scores` may give.
         trains_in_stages: whether some parameters learn only later than in the first step.
-        thresholds: when `findings` calls a number ill.
         watches_gradients: whether `update` notes the length of its gradient in `gradient_norms`.
         graphs: does the steps, captured as CUDA graphs where they can be.
         notes: what `begin` has to say of the configuration and what it loaded, for the beginning of the log.
@@ -108,10 +95,7 @@ class Trainer:
 
     config_class: ClassVar[type[RunConfig]] = RunConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("images",)
-    draws_samples: ClassVar[bool] = True
-    own_score_names: ClassVar[tuple[str, ...]] = ()
     trains_in_stages: ClassVar[bool] = False
-    thresholds: ClassVar[Thresholds] = Thresholds()
 
     def __init__(
         self,
@@ -165,7 +149,7 @@ class Trainer:
         """The configuration with what only the data tells, such as the steps of an epoch; asked before a training."""
         return config
 
-    # The algorithm: these four, and of the others what it needs.
+    # The algorithm: these three and `sample`, and of the others what it needs.
 
     def build_networks(self) -> dict[str, nn.Module]:
         """The networks, on the CPU, in training mode."""
@@ -182,88 +166,6 @@ class Trainer:
             name -> 0-d detached tensor on the device. Nothing in here waits for the device.
         """
         raise NotImplementedError
-
-    def sample(self, count: int, generator: torch.Generator, labels: Tensor | None = None) -> Tensor:
-        """`count` new images, (count, C, H, W) float32 in [-1, 1], from the averaged networks where there are some.
-
-        Args:
-            count: number of images, at least 1.
-            generator: CPU generator that all randomness comes from.
-            labels: int64 (count,), the class of each image; only where `label_count` is not None. Default: uniform.
-
-        Raises:
-            UserError: the model needs an input to make an image, or was trained without labels and got some.
-        """
-        if labels is None and self.label_count is not None:
-            labels = torch.randint(self.label_count, (count,), generator=generator)
-        return self.decode(self.latents(count, generator), labels)
-
-    @property
-    def label_count(self) -> int | None:
-        """Number of classes that `sample` can be asked for; None for a model without conditions."""
-        return None
-
-    def latents(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` draws from the prior, (count, ...) on the device: what `interpolate` walks between."""
-        raise self._without_latents("to draw from")
-
-    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) float32 in [-1, 1] of the latents, from the averaged networks where there are some."""
-        raise self._without_latents("to decode from")
-
-    def _without_latents(self, purpose: str) -> UserError:
-        from genlab.trainers import ALGORITHMS
-
-        able = [name for name in ALGORITHMS.names() if ALGORITHMS.get(name).latents is not Trainer.latents]
-        return UserError(
-            f"algorithm {self.config.algorithm}: has no latent space {purpose}; expected a model of {', '.join(able)}"
-        )
-
-    def encode(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Codes (N, ...) float32 on the device of images (N, C, H, W) in [-1, 1].
-
-        Args:
-            images: any device.
-            labels: int64 (N,), only where `label_count` is not None.
-        """
-        raise self.lacks("encode", "cannot encode images")
-
-    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the model makes of images, (N, C, H, W) float32 in [-1, 1]; arguments as of `encode`."""
-        raise self.lacks("reconstruct", "cannot reconstruct images")
-
-    def corrupt(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """Images as the model was trained to restore them, drawn from `generator`; None where it sees them clean."""
-        return None
-
-    def lacks(self, method: str, what: str) -> UserError:
-        """The error of an algorithm without a method: says `what` it cannot do and which algorithms can."""
-        from genlab.trainers import ALGORITHMS
-
-        able = [name for name in ALGORITHMS if getattr(ALGORITHMS.get(name), method) is not getattr(Trainer, method)]
-        return UserError(f"algorithm {self.config.algorithm}: {what}; those that can: {', '.join(able)}")
-
-    def codes(self) -> list[Code]:
-        """What single entries of a latent vector say, and through which values `genlab traverse` walks them."""
-        raise UserError(f"algorithm {self.config.algorithm}: has no codes to traverse")
-
-    def manifold(self, side: int, labels: Tensor | None = None) -> Tensor:
-        """Pictures (side * side, C, H, W) over the plane of a latent space of two numbers, row by row."""
-        raise UserError(f"algorithm {self.config.algorithm}: has no plane of latents to draw")
-
-    def check_labels(self, labels: Tensor | None) -> None:
-        """Refuses labels where the model has no conditions, and classes that it does not have."""
-        if labels is None:
-            return
-        if self.label_count is None:
-            raise UserError(
-                f"algorithm {self.config.algorithm}: was trained without labels, so no class can be asked for; "
-                "leave it out"
-            )
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.label_count:
-            raise UserError(
-                f"class: expected 0 to {self.label_count - 1}, got {int(labels.min())} to {int(labels.max())}"
-            )
 
     def averaged_networks(self) -> dict[str, EmaConfig]:
         """Which networks are followed by a moving average. A `train_step` updates each of them once at most."""
@@ -298,52 +200,6 @@ class Trainer:
             examples: n -> n evenly spaced, unvaried samples of the training set on the device, the same every time.
         """
         return [Picture(self.sample(count, generator))]
-
-    def scores(self, data: EvaluationData) -> list[Score]:
-        """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
-        return []
-
-    def check_scores(self, data: EvaluationData) -> None:
-        """Raises UserError where `scores` could not be taken after the training: here, where their split is missing."""
-        if self.scored_split is None:
-            return
-        try:
-            data.dataset(self.scored_split)
-        except DataError as error:
-            raise DataError(f"{error}; to train without scores set evaluate.metrics=[]") from None
-
-    @property
-    def scored_split(self) -> str | None:
-        """The part of the data set that `scores` reads in any case; None: none."""
-        return None
-
-    def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
-        """Numbers that a log row has beside the averages of its interval, taken at the interval's last step.
-
-        Here: how varied the samples are beside the data (`diversity_signs`). An algorithm may add its own.
-
-        Args:
-            examples: n -> n evenly spaced, unvaried samples of the training set on the device, the same every time.
-        """
-        if not self.draws_samples:
-            return {}
-        real = sample_values(examples(DIVERSITY_SAMPLES))
-        if len(real) < 2:
-            return {}
-        return diversity_signs(fixed_samples(self, len(real)), real)
-
-    def log_lists(self, examples: Callable[[int], Batch]) -> dict[str, list[float]]:
-        """Lists of numbers that a log row has beside its averages and vital signs; `examples` as of `vital_signs`."""
-        return {}
-
-    def findings(self, values: dict[str, float]) -> list[Finding]:
-        """What is wrong by the numbers of one log interval; the loop tells it once it has lasted.
-
-        Args:
-            values: the log's row: averages of what `train_step` returned, "grad_norm_<optimiser>", vital signs.
-        """
-        judged = (collapse_finding(values, self.thresholds), saturation_finding(values, self.thresholds))
-        return [finding for finding in judged if finding is not None]
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, JSON values) that a resumed run needs beside networks, optimisers, averages and generators."""

@@ -45,6 +45,7 @@ class CycleGanTrainer(TranslationTrainer):
     own_score_names: ClassVar[tuple[str, ...]] = (
         "cycle_l1_a", "cycle_l1_b", "frechet_ab", "frechet_ba", "kid_ab", "kid_ba",
     )  # fmt: skip
+    scored_split = "test"
     example_keys: ClassVar[tuple[tuple[str, str], ...]] = (("a", "b"), ("b", "a"))
     config: CycleGanConfig
 
@@ -194,10 +195,6 @@ class CycleGanTrainer(TranslationTrainer):
             other = self.translate(images, generator, there)
             rows += [images, other, self.translate(other, generator, home)]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), grid_columns(len(rows[0]), 6))]
-
-    @property
-    def scored_split(self) -> str:
-        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.trainers.translation_scores import unpaired_scores

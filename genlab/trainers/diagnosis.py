@@ -13,7 +13,7 @@ serious. What is found:
 - saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone;
 - at evaluations, where the judge of a labelled set or the modes of a mixture are at hand: what the samples leave out.
 
-An algorithm adds its own by overriding `Trainer.findings` and `Trainer.vital_signs`.
+An algorithm adds its own by overriding `Judged.findings` and `Judged.vital_signs`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Diagnosis:
         return {name: float(value) for name, value in (norms | signs).items()}
 
     def lists(self) -> dict[str, list[float]]:
-        """What `Trainer.log_lists` gives at this step; leaves every generator as it was."""
+        """What `Judged.log_lists` gives at this step; leaves every generator as it was."""
         if self.examples is None:
             return {}
         with preserved_rng(self.trainer.device):

@@ -88,6 +88,7 @@ class EncoderClassifierTrainer(Trainer):
     config: EncoderClassifierConfig
     draws_samples = False
     own_score_names = ("test_error", "test_accuracy")
+    scored_split = "test"
 
     def build_networks(self) -> dict[str, nn.Module]:
         model = self.config.model
@@ -172,10 +173,6 @@ class EncoderClassifierTrainer(Trainer):
         """Examples in the order of the class that they are taken for: a mistake stands among others."""
         images = examples(count)["image"]
         return [Picture(images[self.predict(images).argmax(1).argsort(stable=True)])]
-
-    @property
-    def scored_split(self) -> str:
-        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.metrics.classification import classification_scores

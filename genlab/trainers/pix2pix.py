@@ -85,6 +85,7 @@ class Pix2PixTrainer(TranslationTrainer):
     config_class = Pix2PixConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("paired",)
     own_score_names: ClassVar[tuple[str, ...]] = ("l1", "l1_identity", "l1_nearest")
+    scored_split = "test"
     example_keys: ClassVar[tuple[tuple[str, str], ...]] = (("input", "target"),)
     config: Pix2PixConfig
 
@@ -184,10 +185,6 @@ class Pix2PixTrainer(TranslationTrainer):
         batch = examples(max(1, count // 3))
         rows = [batch["input"], self.translate(batch["input"], generator), batch["target"]]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), grid_columns(len(rows[0]), 3))]
-
-    @property
-    def scored_split(self) -> str:
-        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.trainers.translation_scores import paired_scores

@@ -74,6 +74,7 @@ class SegmentationTrainer(Trainer):
     data_kinds: ClassVar[tuple[str, ...]] = ("paired",)
     draws_samples = False
     own_score_names: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "class_accuracy")
+    scored_split = "test"
 
     @property
     def palette(self) -> Palette:
@@ -126,10 +127,6 @@ class SegmentationTrainer(Trainer):
         x, target = batch["input"], batch["target"]
         rows = [x, to_float(self.palette.paint(self.segment(x))), target]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), 3 * max(1, round((len(x) / 3) ** 0.5)))]
-
-    @property
-    def scored_split(self) -> str:
-        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.segmentation_scores import segmentation_scores

@@ -85,6 +85,7 @@ class SganTrainer(Trainer):
     config_class = SganRunConfig
     config: SganRunConfig
     own_score_names = ("test_error", "test_error_unaveraged")
+    scored_split = "test"
 
     def build_networks(self) -> dict[str, nn.Module]:
         if self.data.num_classes is None or self.data.num_classes < 2:
@@ -208,10 +209,6 @@ class SganTrainer(Trainer):
         network = self.ema["discriminator"].module if averaged else self.networks["discriminator"]
         with self.inference():
             return network(images.to(self.device)).float()
-
-    @property
-    def scored_split(self) -> str:
-        return "test"
 
     def scores(self, data: EvaluationData) -> list[Score]:
         """Share of the test images that are put into a wrong class."""
