@@ -10,13 +10,10 @@ Networks: recurrent (Mikolov et al. 2010), feed-forward (Bengio et al. 2003), Tr
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlab.data.text_vocabulary import END, PAD, UNKNOWN, TextCodec
@@ -36,11 +33,8 @@ from genlab.trainers.language_config import LanguageConfig, LanguageModelConfig
 
 if TYPE_CHECKING:
     from genlab.data import BatchStream, ImageDataset
-    from genlab.data.text_base import StreamDataset
     from genlab.metrics import Score
     from genlab.trainers.evaluation import EvaluationData
-
-SCORED_ROWS = 16  # parts of a text that are scored side by side
 
 
 def build_language_network(model: LanguageModelConfig, vocabulary: int) -> nn.Module:
@@ -189,45 +183,9 @@ class LanguageModelTrainer(Trainer):
         return [Writing(f"\n{'-' * 40}\n".join(texts))]
 
     def scores(self, data: EvaluationData) -> list[Score]:
-        from genlab.metrics import Score
-        from genlab.metrics.text_scores import scored_parts, source_facts
+        from genlab.trainers.language_scores import likelihood_scores
 
-        found = []
-        for dataset in scored_parts(self, data):
-            total, seen = 0.0, 0
-            for nats in self._losses(dataset, data.batch_size):
-                total, seen = total + float(nats.double().sum()), seen + nats.numel()
-                data.progress("likelihood", seen, len(dataset) * dataset.sequence_length)
-            mean = total / seen
-            context = "state carried on" if self.stateful else f"windows of {dataset.sequence_length} tokens"
-            protocol = {"real": source_facts(dataset, seen), "unit": self.codec.unit, "context": context}
-            found.append(Score(f"{dataset.split}_nats_per_token", mean, None, protocol, lower_is_better=True))
-            perplexity = math.exp(min(mean, 700.0))
-            found.append(Score(f"{dataset.split}_perplexity", perplexity, None, protocol, lower_is_better=True))
-        return found
-
-    def _losses(self, dataset: StreamDataset, batch_size: int) -> Iterator[Tensor]:
-        """-log p of every token of a text but the first, in nats, by batches of windows (N, T).
-
-        A network with a state reads `SCORED_ROWS` parts of the text side by side, each from its beginning to its end.
-        """
-        network = self.networks["model"]
-        rows = min(SCORED_ROWS, len(dataset)) if self.stateful else batch_size
-        each = len(dataset) // rows
-        with self.inference():
-            if not self.stateful:
-                requests = [np.arange(at, min(at + rows, len(dataset))) for at in range(0, len(dataset), rows)]
-            else:
-                requests = [np.arange(rows) * each + window for window in range(each)]
-                requests += [np.array([window]) for window in range(rows * each, len(dataset))]
-            state: State | None = None
-            for number, request in enumerate(requests):
-                tokens = dataset.fetch(request)["tokens"].to(self.device)
-                if self.stateful and number in (0, each):
-                    state = network.start(len(tokens), self.device)
-                logits, state = network(tokens[:, :-1], state if self.stateful else None)
-                nats = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-                yield nats.view(len(tokens), -1)
+        return likelihood_scores(self, data)
 
 
 def require_language_model(trainer: Any, path: Any) -> LanguageModelTrainer:

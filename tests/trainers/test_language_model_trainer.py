@@ -14,6 +14,7 @@ from genlab.errors import ConfigError, UserError
 from genlab.text_sampling import Sampling
 from genlab.trainers import ALGORITHMS, DataSpec, train
 from genlab.trainers.evaluation import EvaluationData
+from genlab.trainers.language_scores import token_losses
 
 QUICK = ["train.tensorboard=false", "train.log_every=100", "optimizer.lr=0.005", "data.batch_size=32"]
 # Nats per character of the test part by counts in the training part, 0.1 added to each: after one known character
@@ -71,7 +72,7 @@ def test_no_gradient_flows_into_the_windows_before():
 def test_the_score_is_the_mean_of_minus_log_p_over_the_whole_part():
     trainer, _ = build()
     dataset = data.build(trainer.config.data, "test")
-    nats = torch.cat([part.flatten() for part in trainer._losses(dataset, 4)])
+    nats = torch.cat([part.flatten() for part in token_losses(trainer, dataset, 4)])
     assert len(nats) == len(dataset) * dataset.sequence_length
     scores = trainer.scores(EvaluationData(trainer.config, torch.device("cpu"), 2))
     by_name = {score.name: score for score in scores}
@@ -83,7 +84,7 @@ def test_the_score_is_the_mean_of_minus_log_p_over_the_whole_part():
 def test_a_transformers_windows_are_scored_alone_and_all_of_them():
     trainer, _ = build("model.network=transformer", "model.embedding=16", "data.limit=1500")
     dataset = data.build(trainer.config.data, "test")
-    assert sum(part.numel() for part in trainer._losses(dataset, 7)) == len(dataset) * dataset.sequence_length
+    assert sum(part.numel() for part in token_losses(trainer, dataset, 7)) == len(dataset) * dataset.sequence_length
 
 
 @pytest.fixture(scope="module", params=["language_model_tiny", "transformer_tiny"])
