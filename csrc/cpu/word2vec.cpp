@@ -15,11 +15,6 @@ Word2vecTrain chosen_train() {
   return chosen;
 }
 
-// Predictions of all threads together after which copies of hot rows are given back. The root of the tree moves with each of
-// them, and threads that go on alone for too long would each take the way to its optimum, which is too far when added up.
-constexpr int64_t kTreeInterval = 64;
-constexpr int64_t kSampledInterval = 512;
-
 struct Sizes {
   int64_t longest, targets;
 };
@@ -51,7 +46,9 @@ class Room {
     present_.resize(2 * kHotRows);
     // Words come by falling counts; of the tree's inner nodes the last is the root.
     const int64_t first = p.noise != nullptr ? 0 : p.vocabulary - 1 - kHotRows;
-    const int64_t interval = std::max<int64_t>(1, (p.noise != nullptr ? kSampledInterval : kTreeInterval) / parts);
+    // of a thread, after which its copies of hot rows are given back
+    const int64_t at_once = p.noise != nullptr ? kSampledPredictionsAtOnce : kTreePredictionsAtOnce;
+    const int64_t interval = std::max<int64_t>(1, at_once / parts);
     hot_ = {copies_.data(), copies_.data() + 2 * kHotRows * p.d, touched_.data(), present_.data(), 0, first, interval, 0};
     scratch.hot = &hot_;
   }

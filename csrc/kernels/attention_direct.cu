@@ -238,8 +238,6 @@ __global__ void __launch_bounds__(kRowWarps * 32)
   }
 }
 
-bool is_empty(const AttentionProblem& p) { return p.batch == 0 || p.heads == 0; }
-
 }  // namespace
 
 void launch_attention_direct(const AttentionParams& params, CUstream_st* stream) {
@@ -273,14 +271,16 @@ void launch_attention_backward_direct(const AttentionBackwardParams& params, CUs
 int64_t attention_backward_workspace(const AttentionBackwardParams&) { return 0; }
 
 void launch_attention(const AttentionParams& params, CUstream_st* stream) {
-  if (is_empty(params.problem)) return;
+  if (params.problem.batch == 0 || params.problem.heads == 0) return;
   if (refusal_of_attention_flash(params.problem) == nullptr) return launch_attention_flash(params, stream);
   launch_attention_direct(params, stream);
 }
 
 void launch_attention_backward(const AttentionBackwardParams& params, CUstream_st* stream) {
-  if (is_empty(params.problem)) return;
-  if (refusal_of_attention_flash(params.problem) == nullptr) return launch_attention_backward_flash(params, stream);
+  const AttentionProblem& p = params.problem;
+  if (p.batch == 0 || p.kv_heads == 0) return;
+  // Keys that no query asks still have a gradient, 0, which the direct kernel writes.
+  if (p.heads > 0 && refusal_of_attention_flash(p) == nullptr) return launch_attention_backward_flash(params, stream);
   launch_attention_backward_direct(params, stream);
 }
 

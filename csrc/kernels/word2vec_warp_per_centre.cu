@@ -11,7 +11,7 @@ namespace genlab {
 namespace {
 
 constexpr int kMostShared = 48 * 1024;
-constexpr int64_t kMostBlocks = 4096;
+constexpr int kMostWarps = 2;  // of a block: as there are few warps in all, they are spread over the multiprocessors
 
 // Room of one warp in shared memory.
 struct WarpRoom {
@@ -154,8 +154,8 @@ GENLAB_DEVICE float cbow_centre(
   return loss;
 }
 
-// Three blocks a multiprocessor: left to itself ptxas takes 63 registers for sm_90 and spills.
-__global__ void __launch_bounds__(kBlockThreads, 3) word2vec_kernel(Word2vecParams p) {
+// "1": without a number of blocks ptxas keeps to 72 registers for sm_80 and spills.
+__global__ void __launch_bounds__(kMostWarps* kWarpLanes, 1) word2vec_kernel(Word2vecParams p) {
   GENLAB_SHARED_DYNAMIC(float, shared);
   const int lane = threadIdx.x % kWarpLanes, warps = blockDim.x / kWarpLanes;
   const WarpRoom room = room_of(p, shared, threadIdx.x / kWarpLanes);
@@ -188,8 +188,9 @@ void launch_word2vec_warp_per_centre(const Word2vecParams& p, int64_t length, bo
         "word2vec_warp_per_centre: expected vectors, windows and targets of at most " + std::to_string(kMostShared) +
         " bytes together, got " + std::to_string(bytes));
   }
-  const int64_t warps = one_warp ? 1 : std::min<int64_t>(kBlockWarps, kMostShared / bytes);
-  const int64_t blocks = one_warp ? 1 : std::min(kMostBlocks, (length + warps - 1) / warps);
+  const int64_t at_once = p.noise == nullptr ? kTreePredictionsAtOnce : kSampledPredictionsAtOnce;  // a warp does one
+  const int64_t warps = one_warp ? 1 : std::min<int64_t>(kMostWarps, kMostShared / bytes);
+  const int64_t blocks = one_warp ? 1 : std::min(at_once / warps, (length + warps - 1) / warps);
   GENLAB_LAUNCH(
       word2vec_kernel, dim3(unsigned(blocks)), dim3(unsigned(warps * kWarpLanes)), int(warps * bytes), stream, p);
   check_launch("word2vec_warp_per_centre");

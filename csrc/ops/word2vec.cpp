@@ -63,7 +63,7 @@ Tensor word2vec_step(
   TORCH_CHECK_VALUE(
       architecture == "skip_gram" || architecture == "cbow", kOp, ": expected architecture skip_gram or cbow, got '",
       std::string(architecture), "'");
-  TORCH_CHECK_VALUE(window >= 1, kOp, ": expected window of at least 1, got ", window);
+  TORCH_CHECK_VALUE(window >= 1 && window <= 1 << 20, kOp, ": expected window from 1 to 2^20, got ", window);
   TORCH_CHECK_VALUE(negatives >= 0 && negatives <= 1024, kOp, ": expected negatives from 0 to 1024, got ", negatives);
   TORCH_CHECK_VALUE(longest_path >= 0 && longest_path < 4096, kOp, ": expected longest_path below 4096, got ", longest_path);
   TORCH_CHECK_VALUE(threads >= 0, kOp, ": expected threads of at least 0, got ", threads);

@@ -12,6 +12,7 @@ from genlab.ops.word2vec_objectives import NegativeSampling, Objective
 
 OP = "word2vec_step"
 ARCHITECTURES = ("skip_gram", "cbow")
+MOST_WINDOW = 2**20
 Architecture = Literal["skip_gram", "cbow"]
 
 
@@ -69,7 +70,7 @@ def word2vec_step(
         objective: `NegativeSampling` or `HierarchicalSoftmax` of the V words.
         lr: learning rate; 0 only measures.
         architecture: "skip_gram" or "cbow".
-        window: most places between a word and its context, at least 1.
+        window: most places between a word and its context, from 1 to 2^20.
         keep: float32 (V,), probability that an occurrence of each word stays (`keep_probabilities`); None: all stay.
         mean_gradient: CBOW: each context word moves by its share of the derivative (Irsoy et al. 2021) and not, as in
             the original program, by the derivative with respect to their mean.
@@ -127,8 +128,8 @@ def _check(
 ) -> None:  # fmt: skip
     if architecture not in ARCHITECTURES:
         raise ValueError(f"{OP}: expected architecture {' or '.join(ARCHITECTURES)}, got {architecture!r}")
-    if window < 1:
-        raise ValueError(f"{OP}: expected window of at least 1, got {window}")
+    if not 1 <= window <= MOST_WINDOW:
+        raise ValueError(f"{OP}: expected window from 1 to {MOST_WINDOW}, got {window}")
     if threads < 0:
         raise ValueError(f"{OP}: expected threads of at least 0, got {threads}")
     if inputs.device.type not in ("cpu", "cuda"):

@@ -121,6 +121,13 @@ def test_no_queries_give_zero_gradients(library: Library, direct: bool, causal: 
     assert found["grad_key"].eq(0).all() and found["grad_value"].eq(0).all()
 
 
+@pytest.mark.parametrize("direct", [False, True])
+def test_no_query_heads_give_zero_gradients(library: Library, direct: bool) -> None:
+    found = Problem(heads=0, kv_heads=2, queries=4, keys=20, head_dim=16).run(library, direct=direct)
+    assert found["grad_key"].shape[1] == found["grad_value"].shape[1] == 2
+    assert found["grad_key"].eq(0).all() and found["grad_value"].eq(0).all()
+
+
 @pytest.mark.parametrize("sizes", [{"batch": 0}, {"heads": 0}, {"queries": 0, "keys": 0}], ids=str)
 def test_nothing_is_done_where_nothing_is_there(library: Library, sizes: dict) -> None:
     problem = dataclasses.replace(Problem(queries=5, keys=6, head_dim=16), **sizes)

@@ -121,6 +121,13 @@ def test_many_warps_count_the_same_and_learn(library, cbow, sampled) -> None:
     assert second[0] < first[0] and torch.equal(second[1:], totals[1:])
 
 
+@pytest.mark.parametrize(("sampled", "most"), [(True, 512), (False, 64)])
+def test_no_more_predictions_are_under_way_than_shared_rows_bear(library, sampled, most) -> None:
+    library.take_counters()
+    run(library, problem(sampled, length=3000), one_warp=False)
+    assert library.take_counters()["blocks"] * 2 == most  # of two warps each
+
+
 def test_vectors_that_do_not_fit_are_refused(library) -> None:
     given = problem(True, length=4, d=7000)
     with pytest.raises(KernelFault, match="expected vectors, windows and targets of at most 49152 bytes together"):

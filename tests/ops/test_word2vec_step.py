@@ -356,7 +356,8 @@ def test_the_kernel_itself_refuses_numbers_beyond_its_tables():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"window": 0}, ValueError, "expected window of at least 1, got 0"),
+        ({"window": 0}, ValueError, "expected window from 1 to 1048576, got 0"),
+        ({"window": 2**61}, ValueError, "expected window from 1 to 1048576, got 2305843009213693952"),
         ({"architecture": "glove"}, ValueError, "expected architecture skip_gram or cbow, got 'glove'"),
         ({"threads": -1}, ValueError, "expected threads of at least 0"),
         ({"words": torch.zeros(700, dtype=torch.int64)}, TypeError, "expected words of dtype torch.int32"),
