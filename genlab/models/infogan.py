@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from genlab.nn import BatchNormAct1d, BatchNormAct2d, Conv2d, ConvTranspose2d
 from genlab.nn.init import normal_init
 
-LEAK = {"activation": "leaky_relu", "negative_slope": 0.1}
 DENSE_WIDTH, RECOGNITION_WIDTH = 1024, 128
 
 
@@ -31,6 +30,7 @@ class InfoGanGenerator(nn.Module):
         latent_dim: length of noise and codes together (74 in the paper).
         base_channels: width of the last hidden map (64); the first has twice as many.
         dense_width: units of the first layer.
+        pixels: "tanh" or "sigmoid", whose pixels in [0, 1] are brought to [-1, 1].
     """
 
     def __init__(
@@ -40,9 +40,13 @@ class InfoGanGenerator(nn.Module):
         latent_dim: int = 74,
         base_channels: int = 64,
         dense_width: int = DENSE_WIDTH,
+        *,
+        pixels: str = "tanh",
     ) -> None:
         super().__init__()
         side = first_side(image_size)
+        self.pixels = pixels
+        last = "tanh" if pixels == "tanh" else None
         self.dense = nn.Sequential(
             nn.Linear(latent_dim, dense_width, bias=False),
             BatchNormAct1d(dense_width, activation="relu"),
@@ -53,13 +57,14 @@ class InfoGanGenerator(nn.Module):
         self.layers = nn.Sequential(
             ConvTranspose2d(2 * base_channels, base_channels, 4, stride=2, padding=1, bias=False),
             BatchNormAct2d(base_channels, activation="relu"),
-            ConvTranspose2d(base_channels, image_channels, 4, stride=2, padding=1, activation="tanh"),
+            ConvTranspose2d(base_channels, image_channels, 4, stride=2, padding=1, activation=last),
         )
         normal_init(self, std=0.02)
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, image_channels, image_size, image_size) in [-1, 1]."""
-        return self.layers(self.dense(z))
+        images = self.layers(self.dense(z))
+        return images if self.pixels == "tanh" else 2 * images.sigmoid() - 1
 
 
 class InfoGanDiscriminator(nn.Module):
@@ -73,6 +78,9 @@ class InfoGanDiscriminator(nn.Module):
         batch_norm: normalise the trunk; False where a gradient penalty is taken per sample.
         dense_width: units of the trunk's last layer.
         recognition_width: units of Q's own hidden layer.
+        pixels: "tanh": the trunk reads images in [-1, 1]; "sigmoid": in [0, 1], so that MNIST's black ground is 0, as
+            the convolutions' padding.
+        negative_slope: of the leaky units.
     """
 
     def __init__(
@@ -85,21 +93,25 @@ class InfoGanDiscriminator(nn.Module):
         batch_norm: bool = True,
         dense_width: int = DENSE_WIDTH,
         recognition_width: int = RECOGNITION_WIDTH,
+        pixels: str = "tanh",
+        negative_slope: float = 0.1,
     ) -> None:
         super().__init__()
         side = first_side(image_size)
-        inner = LEAK if not batch_norm else {}
+        self.pixels = pixels
+        leak = {"activation": "leaky_relu", "negative_slope": negative_slope}
+        inner = leak if not batch_norm else {}
         self.trunk = nn.Sequential(
-            Conv2d(image_channels, base_channels, 4, stride=2, padding=1, **LEAK),
+            Conv2d(image_channels, base_channels, 4, stride=2, padding=1, **leak),
             Conv2d(base_channels, 2 * base_channels, 4, stride=2, padding=1, bias=not batch_norm, **inner),
-            BatchNormAct2d(2 * base_channels, **LEAK) if batch_norm else nn.Identity(),
+            BatchNormAct2d(2 * base_channels, **leak) if batch_norm else nn.Identity(),
             nn.Flatten(),
             nn.Linear(2 * base_channels * side**2, dense_width, bias=not batch_norm),
-            BatchNormAct1d(dense_width, **LEAK) if batch_norm else nn.LeakyReLU(LEAK["negative_slope"]),
+            BatchNormAct1d(dense_width, **leak) if batch_norm else nn.LeakyReLU(negative_slope),
         )
         self.recognition = nn.Sequential(
             nn.Linear(dense_width, recognition_width, bias=False),
-            BatchNormAct1d(recognition_width, **LEAK),
+            BatchNormAct1d(recognition_width, **leak),
             nn.Linear(recognition_width, statistics_width),
         )
         self.head = nn.Linear(dense_width, 1)  # the last layer: its input is what penalties on codes look at
@@ -107,9 +119,12 @@ class InfoGanDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, image_channels, image_size, image_size) to D's logits (N,)."""
-        return self.head(self.trunk(images)).flatten()
+        return self.head(self._features(images)).flatten()
 
     def recognise(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The same to D's logits (N,) and the statistics of Q(c|x), (N, statistics_width)."""
-        features = self.trunk(images)
+        features = self._features(images)
         return self.head(features).flatten(), self.recognition(features)
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.trunk(images if self.pixels == "tanh" else (images + 1) / 2)

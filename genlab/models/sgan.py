@@ -44,10 +44,14 @@ class WeightNormalised(nn.Module):
         weight: initial directions, output units first.
         activation: None, "relu", "leaky_relu" or "tanh".
         train_scale: learn the scales; False leaves them as `initialise` sets them.
+        init_std: deviation of the outputs, before the activation, that `initialise` brings about.
     """
 
-    def __init__(self, weight: Tensor, activation: str | None, *, train_scale: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, activation: str | None, *, train_scale: bool = False, init_std: float = 1.0
+    ) -> None:
         super().__init__()
+        self.init_std = init_std
         act.check(type(self).__name__, activation, 0.2)
         self.activation = activation
         self.direction = nn.Parameter(weight)
@@ -78,7 +82,7 @@ class WeightNormalised(nn.Module):
 
     @torch.no_grad()
     def initialise(self, input: Tensor, mean: Reduce) -> Tensor:
-        """Sets scale and bias so that the outputs on this batch have mean 0 and variance 1; gives the output.
+        """Sets scale and bias so that the outputs on this batch have mean 0 and deviation `init_std`; gives the output.
 
         Args:
             input: of this layer.
@@ -90,16 +94,18 @@ class WeightNormalised(nn.Module):
         centre = mean(outputs.mean(axes))
         shape = (1, -1, *(1 for _ in axes[1:]))
         spread = mean((outputs - centre.reshape(shape)).square().mean(axes)).sqrt().clamp_min(1e-8)
-        self.scale.div_(spread)
-        self.bias.copy_(-centre / spread)
+        self.scale.mul_(self.init_std / spread)
+        self.bias.copy_(-centre * self.init_std / spread)
         return self(input)
 
 
 class WeightNormLinear(WeightNormalised):
     """A dense layer; see `WeightNormalised`."""
 
-    def __init__(self, c_in: int, c_out: int, activation: str | None = None, *, train_scale: bool = False) -> None:
-        super().__init__(torch.randn(c_out, c_in) * 0.1, activation, train_scale=train_scale)
+    def __init__(
+        self, c_in: int, c_out: int, activation: str | None = None, *, train_scale: bool = False, init_std: float = 1.0
+    ) -> None:
+        super().__init__(torch.randn(c_out, c_in) * 0.1, activation, train_scale=train_scale, init_std=init_std)
 
     def product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
@@ -122,9 +128,8 @@ class WeightNormConvTranspose2d(WeightNormalised):
     """A transposed convolution that doubles the side (kernel 5, stride 2); see `WeightNormalised`."""
 
     def __init__(self, c_in: int, c_out: int, activation: str | None = None) -> None:
-        super().__init__(torch.randn(c_out, c_in, 5, 5) * 0.05, activation, train_scale=True)
-        with torch.no_grad():
-            self.scale.fill_(0.1)  # the code's init_stdv: pictures begin near grey, where tanh has a gradient
+        # Pictures begin near grey, where tanh has a gradient.
+        super().__init__(torch.randn(c_out, c_in, 5, 5) * 0.05, activation, train_scale=True, init_std=0.1)
 
     def product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return conv_transpose2d(input, weight.transpose(0, 1), bias, stride=2, padding=2, output_padding=1)
@@ -225,7 +230,15 @@ def conv_discriminator(shape: Sequence[int], num_classes: int, base_channels: in
         WeightNormConv2d(w, w, 1, act_name),
         GlobalAverage(),
     ]
-    return SganDiscriminator(body, nn.Identity(), WeightNormLinear(w, num_classes), flat=False)
+    head = WeightNormLinear(w, num_classes, train_scale=True, init_std=0.1)
+    nn.init.normal_(head.direction, std=0.05)
+    return SganDiscriminator(body, nn.Identity(), head, flat=False)
+
+
+def _shift_only(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
+    """The normalisation without a learned scale, as in the code (`g=None`): the next layer's weights scale as well."""
+    norm.weight.requires_grad_(False)
+    return norm
 
 
 class SganMlpGenerator(nn.Module):
@@ -245,14 +258,18 @@ class SganMlpGenerator(nn.Module):
         for c_in, c_out in itertools.pairwise([latent_dim, *hidden]):
             linear = nn.Linear(c_in, c_out, bias=False)
             nn.init.xavier_uniform_(linear.weight)
-            layers += [linear, BatchNormAct1d(c_out, eps=1e-6), nn.Softplus()]
+            layers += [linear, _shift_only(BatchNormAct1d(c_out, eps=1e-6)), nn.Softplus()]
         self.layers = nn.Sequential(*layers)
         self.output = WeightNormLinear(hidden[-1], pixels, train_scale=True)
+        nn.init.xavier_uniform_(self.output.direction)
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, C, H, W) in [-1, 1]."""
         # The code's sigmoid pixels in [0, 1], in the lab's range.
         return (2 * torch.sigmoid(self.output(self.layers(z))) - 1).unflatten(1, self.shape)
+
+    def initialise(self, z: Tensor, mean: Reduce) -> None:
+        """Nothing: in the code the scales of this generator begin at 1, whatever the data."""
 
 
 class SganConvGenerator(nn.Module):
@@ -274,16 +291,25 @@ class SganConvGenerator(nn.Module):
         self.side, self.width = shape[1] // 8, 4 * base_channels
         self.project = nn.Sequential(
             nn.Linear(latent_dim, self.width * self.side**2, bias=False),
-            BatchNormAct1d(self.width * self.side**2, activation="relu"),
+            _shift_only(BatchNormAct1d(self.width * self.side**2, activation="relu")),
         )
         layers: list[nn.Module] = []
         for c_in, c_out in itertools.pairwise([self.width, 2 * base_channels, base_channels]):
             doubling = ConvTranspose2d(c_in, c_out, 5, stride=2, padding=2, output_padding=1, bias=False)
-            layers += [doubling, BatchNormAct2d(c_out, activation="relu")]
+            layers += [doubling, _shift_only(BatchNormAct2d(c_out, activation="relu"))]
         for module in (self.project[0], *(layer for layer in layers if isinstance(layer, ConvTranspose2d))):
             normal_init(module, std=0.05)
         self.layers = nn.Sequential(*layers, WeightNormConvTranspose2d(base_channels, shape[0], "tanh"))
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, C, H, W) in [-1, 1]."""
-        return self.layers(self.project(z).unflatten(1, (self.width, self.side, self.side)))
+        return self.layers(self._first_map(z))
+
+    def _first_map(self, z: Tensor) -> Tensor:
+        return self.project(z).unflatten(1, (self.width, self.side, self.side))
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor, mean: Reduce) -> None:
+        """Data-dependent scale and bias of the last layer."""
+        *hidden, output = self.layers
+        output.initialise(nn.Sequential(*hidden)(self._first_map(z)), mean)

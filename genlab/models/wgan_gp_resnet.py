@@ -111,7 +111,7 @@ class WganGpGenerator(nn.Module):
         self.blocks = nn.Sequential(*(UpBlock(*pair) for pair in zip(widths, widths[1:], strict=False)))
         self.norm = BatchNormAct2d(widths[-1], activation="relu")
         self.to_image = Conv2d(widths[-1], image_channels, 3, padding=1, activation="tanh")
-        _initialise(self)
+        _initialise(self, rectified_output=image_size == 64)  # as the two scripts of the authors
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, image_channels, image_size, image_size) in [-1, 1]."""
@@ -162,15 +162,15 @@ class WganGpCritic(nn.Module):
         return self.head(self.features(images)).flatten()
 
 
-def _initialise(network: nn.Module) -> None:
+def _initialise(network: nn.Module, *, rectified_output: bool = False) -> None:
     """Uniform weights of variance 4 / (fan in + fan out) where a ReLU stands before, half of it elsewhere; biases 0.
 
     He's gain in Glorot's two-sided form, as in the authors' code; shortcuts, dense layers and the critic's first
-    convolution have gain 1.
+    convolution have gain 1, and so has the layer that makes the image unless `rectified_output`.
     """
     for name, module in network.named_modules():
         if isinstance(module, (Conv2d, nn.Linear)):
-            within = name.endswith(("conv1", "conv2", "to_image"))
+            within = name.endswith(("conv1", "conv2")) or (name == "to_image" and rectified_output)
             nn.init.xavier_uniform_(module.weight, gain=math.sqrt(2) if within else 1.0)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -40,11 +40,13 @@ class InfoGanTrainer(GanTrainer):
         model, (channels, size, width) = self.config.model, self.data.shape
         if size != width:
             raise ConfigError(f"algorithm infogan: expected square images, got {size}x{width} px; set data.image_size")
-        generator = InfoGanGenerator(size, channels, model.latent_dim, model.base_channels, model.dense_width)
+        generator = InfoGanGenerator(
+            size, channels, model.latent_dim, model.base_channels, model.dense_width, pixels=model.pixels
+        )
         discriminator = InfoGanDiscriminator(
             size, channels, self.spec.statistics_width, model.base_channels,
             batch_norm=model.discriminator_batch_norm, dense_width=model.dense_width,
-            recognition_width=model.recognition_width,
+            recognition_width=model.recognition_width, pixels=model.pixels, negative_slope=model.negative_slope,
         )  # fmt: skip
         if self.config.gan.regularizers.spectral_norm:
             apply_spectral_norm(discriminator)
@@ -59,9 +61,11 @@ class InfoGanTrainer(GanTrainer):
         for k, batch in enumerate(batches):
             x = batch["image"]
             z = self.draw_noise(x.shape[0])
-            fakes = self.generate(z, keep_graph=k == len(batches) - 1)
+            fakes = self.generate(z, keep_graph=False)
             metrics = self.update_discriminator_and_q(x, fakes, z, self.step * len(batches) + k)
-        metrics.update(self.update_generator(z, fakes))
+        # Codes that Q was not fitted on a moment ago, as in the authors' code.
+        z = self.draw_noise(x.shape[0])
+        metrics.update(self.update_generator(z, self.generate(z, keep_graph=True)))
         return metrics
 
     def update_discriminator_and_q(self, real: Tensor, fakes: list[Tensor], z: Tensor, update_number: int) -> Metrics:

@@ -26,6 +26,10 @@ class InfoGanModelConfig(GanModelConfig):
     fixed_variance: bool = Field(False, description="Q of uniform and gaussian codes has variance 1, not a learned one")
     dense_width: int = Field(1024, ge=1, le=65_536, description="units of G's first and the trunk's last layer")
     recognition_width: int = Field(128, ge=1, le=65_536, description="units of Q's own hidden layer")
+    pixels: Literal["tanh", "sigmoid"] = Field(
+        "tanh", description="G's output; sigmoid: it makes and D reads pixels in [0, 1], as in the authors' code"
+    )
+    negative_slope: float = Field(0.1, ge=0, lt=1, description="of D's leaky units: 0.1 in the paper, 0.01 in its code")
 
     @field_validator("network", "discriminator")
     @classmethod

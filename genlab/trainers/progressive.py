@@ -53,7 +53,7 @@ class ProgressiveScheduleConfig(Section):
         default_factory=lambda: {4: 8, 8: 8, 16: 8, 32: 4, 64: 2},
         description="side in pixels -> how many batches of data.batch_size a step takes; 1 where nothing is said",
     )
-    reset_optimizers: bool = Field(True, description="forget Adam's moments when a resolution comes in, as the code")
+    reset_optimizers: bool = Field(True, description="forget Adam's moments when a fade begins and ends, as the code")
 
     @field_validator("batches")
     @classmethod
@@ -159,9 +159,9 @@ class ProgressiveTrainer(GanTrainer):
         images = torch.stack([batch["image"] for batch in batches], dim=1).flatten(0, 1)
         x = self._at_resolution(images)
         z = self.draw_noise(len(x))
-        fakes = self.generate(z, keep_graph=True)
-        metrics = self.update_discriminator(x, fakes, update_number=self.step)
-        metrics.update(self.update_generator(z, fakes))
+        metrics = self.update_discriminator(x, self.generate(z, keep_graph=False), update_number=self.step)
+        z = self.draw_noise(len(x))
+        metrics.update(self.update_generator(z, self.generate(z, keep_graph=True)))
         generator = self.networks["generator"]
         for name, value in {"resolution": generator.side, "fade_in": generator.alpha}.items():
             metrics[name] = torch.full((), float(value), device=self.device)
@@ -170,7 +170,9 @@ class ProgressiveTrainer(GanTrainer):
     def _grow(self) -> None:
         """Brings all networks, averaged ones too, to the resolution that the schedule asks for."""
         level, alpha = self.growth(self.images)
-        if level != self.networks["generator"].level and self.config.progressive.reset_optimizers:
+        generator = self.networks["generator"]
+        begins, ends = level != generator.level, alpha == 1 > generator.alpha
+        if (begins or ends) and self.config.progressive.reset_optimizers:
             for optimizer in self.optimizers.values():
                 optimizer.state.clear()
         self._set_growth(level, alpha)

@@ -6,7 +6,8 @@ The discriminator is a classifier of K classes whose logits l also say how real 
     labelled    -log p(y | x, real)             a few images with their labels (`sgan.labels` of them in all)
     unlabelled  -log D(x)                       the whole training set, without labels
     generated   -log(1 - D(G(z)))
-    generator   |E f(x) - E f(G(z))|^2          feature matching: f = the discriminator's last hidden layer
+    generator   |E f(x) - E f(G(z))|^2          feature matching: f = the discriminator's last hidden layer;
+                -log D(G(z)) in its place or beside it: `sgan.generator_loss`
 
 The test error is that of the averaged discriminator. Labels outside the budget never leave the data set.
 """
@@ -55,8 +56,16 @@ class SganConfig(Section):
 
     labels: int = Field(100, ge=1, description="labelled images, as many of each class")
     label_seed: int = Field(0, ge=0, description="which images those are: the number of the split")
-    unlabelled_weight: float = Field(1.0, ge=0, description="of the unlabelled and generated terms")
-    generator_loss: Literal["feature_matching", "adversarial"] = "feature_matching"
+    unlabelled_weight: float = Field(
+        1.0, ge=0, description="of the mean of the unlabelled and the generated term; 2: of their sum"
+    )
+    generator_loss: Literal[
+        "feature_matching", "feature_matching_l1", "adversarial", "adversarial_feature_matching"
+    ] = Field(
+        "feature_matching",
+        description="distance of mean features: mean square, mean magnitude (the code's for CIFAR-10), or the game's "
+        "own loss, or that plus the squared length of the distance",
+    )
     supervised_only: bool = Field(False, description="train the classifier on its labels alone: the baseline")
     ema: EmaConfig = Field(default_factory=lambda: EmaConfig(decay=0.9999), description="of the discriminator")
 
@@ -77,6 +86,15 @@ class SganRunConfig(RunConfig):
                 f"{self.train.grad_accumulation}"
             )
         return self
+
+
+def feature_distance(kind: str, difference: Tensor) -> tuple[Tensor, Tensor]:
+    """(distance, its derivative by the difference) of mean features (F,), as `sgan.generator_loss` names it."""
+    if kind == "feature_matching_l1":
+        return difference.abs().mean(), difference.sign() / len(difference)
+    if kind == "adversarial_feature_matching":
+        return difference.square().sum(), 2 * difference
+    return difference.square().mean(), 2 * difference / len(difference)
 
 
 class SganTrainer(Trainer):
@@ -136,15 +154,17 @@ class SganTrainer(Trainer):
 
     def train_step(self, batch: Batch) -> Metrics:
         if self.step == 0:
-            self._initialise(batch["real_image"])
+            self._initialise(torch.cat([batch["real_image"], batch["matched_image"]]))
         metrics = self._update_discriminator(batch)
         if not self.config.sgan.supervised_only:
             metrics.update(self._update_generator(batch["matched_image"]))
         return metrics
 
     def _initialise(self, images: Tensor) -> None:
-        """Data-dependent scales of the discriminator on the first batch."""
-        self.networks["discriminator"].initialise(images, self.distributed.all_reduce_mean)
+        """Data-dependent scales, on the first step's unlabelled images (the code: on 500) and as many z."""
+        mean = self.distributed.all_reduce_mean
+        self.networks["discriminator"].initialise(images, mean)
+        self.networks["generator"].initialise(self.noise.uniform(len(images), self.config.model.latent_dim), mean)
 
     def _update_discriminator(self, batch: Batch) -> Metrics:
         """Descends the classifier's loss on labelled images plus the real-or-generated loss on the others."""
@@ -169,27 +189,29 @@ class SganTrainer(Trainer):
         return update.metrics
 
     def _update_generator(self, images: Tensor) -> Metrics:
-        """Descends the distance of mean features (or the adversarial loss) through the frozen discriminator."""
-        discriminator = self.networks["discriminator"]
+        """Descends the distance of mean features, the adversarial loss, or both, through the frozen discriminator."""
+        discriminator, kind = self.networks["discriminator"], self.config.sgan.generator_loss
         with self.update("generator") as update:
             with self.autocast():
                 fake = self._generate(len(images))
-                features = discriminator.features(fake).float()
-                if self.config.sgan.generator_loss == "adversarial":
-                    logits = discriminator.classify(features).float()
-                    loss = gan_loss("non_saturating", logits.logsumexp(1))
-                else:
+                features = discriminator.features(fake)
+                logits = discriminator.classify(features).float() if "adversarial" in kind else None
+                if kind != "adversarial":
                     with torch.no_grad():
                         target = discriminator.features(images).float().mean(0)
-            if self.config.sgan.generator_loss == "adversarial":
-                update.backward(loss)
-            else:
-                moment = features.mean(0)
+            terms, descended = [], []
+            if logits is not None:
+                terms.append(gan_loss("non_saturating", logits.logsumexp(1)))
+                descended.append(terms[-1])
+            if kind != "adversarial":
+                moment = features.float().mean(0)
                 # Over processes the means are those of the whole batch: d|m|^2 = 2 m dm, where m is averaged over all.
                 difference = self.distributed.all_reduce_mean((moment - target).detach())
-                loss = difference.square().mean()
-                update.backward(2 * (difference * moment).mean())
-            update.record(loss_g=loss)
+                distance, slope = feature_distance(kind, difference)
+                terms.append(distance)
+                descended.append((slope * moment).sum())
+            update.backward(sum(descended))
+            update.record(loss_g=sum(terms))
         return update.metrics
 
     def _generate(self, count: int) -> Tensor:

@@ -27,6 +27,23 @@ def test_the_layers_are_those_of_appendix_c1():
     assert {(m.activation, m.negative_slope) for m in norms} == {("leaky_relu", 0.1)}
 
 
+def test_the_authors_code_makes_and_reads_pixels_from_0_to_1():
+    generator = InfoGanGenerator(8, 1, 5, base_channels=4, dense_width=8, pixels="sigmoid")
+    discriminator = InfoGanDiscriminator(
+        8, 1, 7, base_channels=4, dense_width=8, recognition_width=4, pixels="sigmoid", negative_slope=0.01
+    )
+    z, inside = torch.randn(3, 5), {}
+    for name, layers in (("made", generator.layers), ("read", discriminator.trunk)):
+        layers.register_forward_hook(lambda module, given, output, name=name: inside.update({name: (given[0], output)}))
+    images = generator(z)
+    torch.testing.assert_close((images + 1) / 2, inside["made"][1].sigmoid())
+    logits, _ = discriminator.eval().recognise(images)
+    torch.testing.assert_close(inside["read"][0], inside["made"][1].sigmoid())
+    torch.testing.assert_close(discriminator(images), logits)
+    leaky = [m for m in discriminator.trunk if getattr(m, "activation", None) is not None]
+    assert {m.negative_slope for m in leaky} == {0.01}
+
+
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3), (8, 2)])
 def test_images_come_out_in_range_with_one_logit_and_the_statistics_of_q(size, channels):
     generator = InfoGanGenerator(size, channels, 5, base_channels=4, dense_width=8)

@@ -19,15 +19,16 @@ from genlab.models.sgan import (
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape"),
+    ("layer", "shape", "std"),
     [
-        (WeightNormLinear(6, 4), (50, 6)),
-        (WeightNormConv2d(3, 4, 3, stride=2, padding=1), (5, 3, 8, 8)),
-        (WeightNormConvTranspose2d(3, 4), (5, 3, 4, 4)),
+        (WeightNormLinear(6, 4), (50, 6), 1.0),
+        (WeightNormLinear(6, 4, train_scale=True, init_std=0.1), (50, 6), 0.1),
+        (WeightNormConv2d(3, 4, 3, stride=2, padding=1), (5, 3, 8, 8), 1.0),
+        (WeightNormConvTranspose2d(3, 4), (5, 3, 4, 4), 0.1),
     ],
-    ids=["linear", "conv", "transposed"],
+    ids=["linear", "small", "conv", "transposed"],
 )
-def test_directions_have_unit_length_and_the_start_standardises_the_outputs(layer, shape):
+def test_directions_have_unit_length_and_the_start_standardises_the_outputs(layer, shape, std):
     images = torch.randn(shape) * 3 + 1
     with torch.no_grad():
         layer.scale.fill_(2.5)
@@ -36,7 +37,7 @@ def test_directions_have_unit_length_and_the_start_standardises_the_outputs(laye
     axes = [axis for axis in range(output.dim()) if axis != 1]
     assert torch.allclose(output, layer(images))
     assert output.mean(axes).abs().max() < 1e-4
-    assert torch.allclose(output.var(axes, correction=0), torch.ones(4), atol=1e-3)
+    assert torch.allclose(output.std(axes, correction=0), torch.full((4,), std), rtol=1e-3)
 
 
 def test_the_length_of_a_direction_does_not_matter():
@@ -62,6 +63,9 @@ def test_the_perceptrons_are_those_of_the_authors_code():
     assert [m.std for m in network.modules() if isinstance(m, GaussianNoise)] == [0.3, 0.5, 0.5, 0.5, 0.5, 0.5]
     generator = SganMlpGenerator((1, 28, 28))
     assert generator(torch.rand(4, 100)).shape == (4, 1, 28, 28)
+    bound = (6 / (500 + 784)) ** 0.5  # Glorot's
+    assert 0.99 * bound < generator.output.direction.abs().max() <= bound
+    assert not any(layer.weight.requires_grad for layer in generator.layers if isinstance(layer, torch.nn.BatchNorm1d))
     network.eval()
     images = torch.rand(4, 1, 28, 28) * 2 - 1
     assert network.features(images).shape == (4, 250)
@@ -83,6 +87,16 @@ def test_the_convolutions_take_and_make_colour_pictures():
     assert images.abs().max() < 1
     assert network(images).shape == (4, 10)
     assert network.features(images).shape == (4, 16)
+    assert isinstance(network.head.scale, torch.nn.Parameter)
+    norms = [layer for layer in generator.modules() if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+    assert [layer.weight.requires_grad for layer in norms] == [False] * 3
+    assert all(layer.bias.requires_grad for layer in norms)
+    generator.initialise(torch.rand(50, 16), lambda value: value)
+    made = torch.atanh(generator(torch.rand(500, 16)))
+    assert made.std().item() == pytest.approx(0.1, rel=0.2)
+    network.initialise(torch.randn(40, 3, 32, 32), lambda value: value)
+    logits = network.eval()(torch.randn(200, 3, 32, 32))
+    assert 0.02 < logits.std(0).mean() < 0.4
     with pytest.raises(ValueError, match="16x16"):
         conv_discriminator((3, 12, 12), 10)
     with pytest.raises(ValueError, match="multiple of 8"):

@@ -39,6 +39,13 @@ def test_the_cifar_networks_have_the_sizes_of_the_papers_table():
     assert count(WganGpCritic(32, 3)) == first + down + 2 * plain + 128 + 1
 
 
+@pytest.mark.parametrize(("size", "gain"), [(32, 1.0), (64, 2**0.5)])
+def test_the_layer_that_makes_the_image_begins_as_in_the_script_of_its_size(size, gain):
+    weight = WganGpGenerator(size, 3, base_channels=64).to_image.weight
+    bound = gain * (6 / (9 * (64 + 3))) ** 0.5
+    assert 0.98 * bound < weight.abs().max().item() <= bound
+
+
 def test_the_64_px_networks_widen_inwards():
     generator, critic = WganGpGenerator(64, 3, base_channels=64), WganGpCritic(64, 3, base_channels=64)
     assert [block.conv1.in_channels for block in generator.blocks] == [512, 512, 256, 128]

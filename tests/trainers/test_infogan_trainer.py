@@ -54,6 +54,14 @@ def test_the_information_term_reaches_q_and_trunk_in_one_update_and_the_generato
     assert all(not torch.equal(with_g[name], without_g[name]) for name in with_g)
 
 
+def test_the_generator_is_judged_on_codes_that_q_was_not_fitted_on():
+    trainer, seen = build(), []
+    trainer.information = lambda statistics, z, known=trainer.information: seen.append(z) or known(statistics, z)
+    trainer.advance(batch())
+    assert len(seen) == 2
+    assert not torch.equal(*seen)
+
+
 def test_the_trained_bound_rises_towards_the_entropy_of_the_codes():
     """On noise, where the game teaches nothing, G and Q agree on the codes: L_I comes near H(c), never above."""
     trainer = build(
@@ -177,5 +185,7 @@ def test_the_papers_settings_build_with_their_rates():
     trainer = InfoGanTrainer(load_config("infogan_mnist"), DataSpec("mnist", "images", (1, 28, 28), 10))
     assert trainer.optimizers["discriminator"].param_groups[0]["lr"] == 2e-4
     assert trainer.optimizers["generator"].param_groups[0]["lr"] == 1e-3
+    networks = trainer.networks.values()
+    assert [network.pixels for network in networks] == ["sigmoid", "sigmoid"]
     in_d = {id(p) for group in trainer.optimizers["discriminator"].param_groups for p in group["params"]}
     assert {id(p) for p in trainer.networks["discriminator"].recognition.parameters()} <= in_d

@@ -52,14 +52,16 @@ def test_real_images_are_faded_in_like_generated_ones():
     assert torch.equal(trainer._at_resolution(images), halve(images))
 
 
-def test_moments_are_forgotten_when_a_resolution_comes_in():
+def test_moments_are_forgotten_when_a_fade_begins_and_ends():
     trainer, stream = build()
     steps = []
-    for _ in range(4):
+    for _ in range(8):
         trainer.advance(*(next(stream) for _ in range(trainer.batches_per_step)))
         states = trainer.optimizers["generator"].state.values()
-        steps.append((trainer.networks["generator"].level, max(int(state["step"]) for state in states)))
-    assert steps == [(0, 1), (0, 2), (1, 1), (1, 2)]
+        generator = trainer.networks["generator"]
+        steps.append((generator.level, generator.alpha, max(int(state["step"]) for state in states)))
+    fading = [(1, 0.0, 1), (1, 0.25, 2), (1, 0.5, 3), (1, 0.75, 4)]
+    assert steps == [(0, 1.0, 1), (0, 1.0, 2), *fading, (1, 1.0, 1), (1, 1.0, 2)]
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])

@@ -43,20 +43,33 @@ def test_the_real_or_generated_loss_is_that_of_a_class_more():
     )
 
 
-def test_feature_matching_descends_the_distance_of_the_mean_features():
-    trainer, dataset = build("model.noise=0", "model.input_noise=0")
+GENERATOR_LOSSES = {  # of the difference of mean features and the logits of generated images
+    "feature_matching": lambda difference, logits: difference.square().mean(),
+    "feature_matching_l1": lambda difference, logits: difference.abs().mean(),
+    "adversarial": lambda difference, logits: F.softplus(-logits.logsumexp(1)).mean(),
+    "adversarial_feature_matching": lambda difference, logits: (
+        F.softplus(-logits.logsumexp(1)).mean() + difference.square().sum()
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(GENERATOR_LOSSES))
+def test_the_generator_descends_the_loss_that_is_named(kind):
+    trainer, dataset = build("model.noise=0", "model.input_noise=0", f"sgan.generator_loss={kind}")
     batch = next(trainer.open_stream(dataset, seed=0))
     noise = trainer.noise.generator.get_state()
     generator, discriminator = trainer.networks["generator"], trainer.networks["discriminator"]
     fake = trainer._generate(32)
-    distance = (discriminator.features(fake).mean(0) - discriminator.features(batch["matched_image"]).mean(0)).square()
-    expected = torch.autograd.grad(distance.mean(), list(generator.parameters()))
+    difference = discriminator.features(fake).mean(0) - discriminator.features(batch["matched_image"]).mean(0)
+    loss = GENERATOR_LOSSES[kind](difference, discriminator(fake))
+    learned = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(loss, learned)
     trainer.noise.generator.set_state(noise)
     generator_state = {name: value.clone() for name, value in generator.state_dict().items()}
     before = {name: value.clone() for name, value in discriminator.state_dict().items()}
     metrics = trainer._update_generator(batch["matched_image"])
-    assert metrics["loss_g"].item() == pytest.approx(distance.mean().item(), rel=1e-4)
-    for parameter, gradient in zip(generator.parameters(), expected, strict=True):
+    assert metrics["loss_g"].item() == pytest.approx(loss.item(), rel=1e-4)
+    for parameter, gradient in zip(learned, expected, strict=True):
         assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-7)
     assert all(torch.equal(before[name], value) for name, value in discriminator.state_dict().items())
     assert any(not torch.equal(generator_state[name], value) for name, value in generator.state_dict().items())
