@@ -54,7 +54,7 @@ struct Word2vecTotals {
   int64_t words;               // that subsampling left
 };
 
-// Trains on the block of `length` words with as many warps as the GPU takes, or with one, which makes the result the same
+// Trains on the block of `length` words with as many warps as shared rows bear, or with one, which makes the result the same
 // every time. Enqueues on `stream` and returns: no allocation, no synchronisation. Throws std::runtime_error when refused.
 void launch_word2vec_warp_per_centre(const Word2vecParams& params, int64_t length, bool one_warp, CUstream_st* stream);
 

@@ -76,8 +76,8 @@ def word2vec_step(
             the original program, by the derivative with respect to their mean.
         key: of the draws; `genlab.data.randomness.hash64` makes one of a seed and an epoch.
         position: place of words[0] in the whole text.
-        threads: 0: as many as torch has. On a GPU 1 is a single warp, and any other number all that there are, which
-            add to the tables atomically.
+        threads: 0: as many as torch has. On a GPU 1 is a single warp, and any other number as many as the rows that
+            most predictions share bear (512, for hierarchical softmax 64), which add to the tables atomically.
         impl: "auto", "native", "torch" or "reference"; the last two are the same plain loop, with one thread.
 
     Returns:
