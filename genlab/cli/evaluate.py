@@ -77,6 +77,14 @@ def evaluate(
             metavar="FILE",
         ),
     ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Of a language model that is a Transformer: tokens by which the scored window moves on, so that each "
+            "token sees more before it; default: the run's score_stride.",
+            metavar="TOKENS",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     which: WhichOption = "last",
     weights: WeightsOption = Weights.ema,
@@ -93,6 +101,8 @@ def evaluate(
         raise UserError(f"--segmenter: expected a model of algorithm pix2pix, got one of {algorithm}")
     if analogies is not None and algorithm != "word2vec":
         raise UserError(f"--analogies: expected a model of algorithm word2vec, got one of {algorithm}")
+    if stride is not None:
+        _set_stride(model, stride)
     if is_classifier(model):
         refuse_of_samples(names, extractor, samples)
         _evaluate_classes(model, split, prevalence or [], as_json)
@@ -129,6 +139,14 @@ def evaluate(
     print_scores(scores, as_json)
     if written is not None and not as_json:
         print(f"written to {written}")
+
+
+def _set_stride(model: Bundle, stride: int) -> None:
+    from genlab.config import parse_config
+
+    if model.config.algorithm != "language_model":
+        raise UserError(f"--stride: expected a model of algorithm language_model, got one of {model.config.algorithm}")
+    model.trainer.config = parse_config({**model.config.model_dump(mode="json"), "score_stride": stride}, "--stride")
 
 
 def checkpoint_facts(model: Bundle) -> dict[str, Any]:

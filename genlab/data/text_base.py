@@ -138,8 +138,11 @@ class StreamDataset(TokenDataset):
     def fetch(self, indices: np.ndarray, key: EpochKey | None = None) -> dict[str, Tensor]:
         spare = (len(self.stream) - 1) % self.sequence_length
         shift = 0 if key is None else int(uniform(key.seed, key.epoch, SHIFT)[0] * (spare + 1))
-        starts = torch.from_numpy(indices) * self.sequence_length + shift
-        return {"tokens": self.stream[starts[:, None] + torch.arange(self.sequence_length + 1)]}
+        return {"tokens": self.windows(torch.from_numpy(indices) * self.sequence_length + shift)}
+
+    def windows(self, starts: Tensor) -> Tensor:
+        """The tokens from `starts` (N,) on, (N, T + 1)."""
+        return self.stream[starts[:, None] + torch.arange(self.sequence_length + 1)]
 
 
 class PairDataset(TokenDataset):

@@ -74,6 +74,28 @@ class LanguageConfig(RunConfig):
     model: LanguageModelConfig = Field(default_factory=LanguageModelConfig)
     optimizer: AdamConfig = Field(default_factory=lambda: AdamConfig(max_grad_norm=1.0))
     sample_tokens: int = Field(200, ge=1, le=100_000, description="tokens of each text among the samples")
+    score_stride: int | None = Field(
+        None,
+        ge=1,
+        description="transformer: tokens by which the scored window moves on, so that each sees at least "
+        "data.sequence_length less that many before it; a divisor of data.sequence_length; null: windows side by side",
+    )
+
+    @model_validator(mode="after")
+    def _strides_fill_the_windows(self) -> LanguageConfig:
+        if self.score_stride is None:
+            return self
+        if self.model.network != "transformer":
+            raise ValueError(
+                f"score_stride: expected model.network=transformer, got {self.model.network}, which carries its "
+                "state on"
+            )
+        if self.data.sequence_length % self.score_stride:
+            raise ValueError(
+                f"score_stride: expected a divisor of data.sequence_length={self.data.sequence_length}, got "
+                f"{self.score_stride}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows_fit_the_places(self) -> LanguageConfig:

@@ -87,6 +87,35 @@ def test_a_transformers_windows_are_scored_alone_and_all_of_them():
     assert sum(part.numel() for part in token_losses(trainer, dataset, 7)) == len(dataset) * dataset.sequence_length
 
 
+def test_overlapping_windows_score_every_token_once_and_each_with_the_context_that_is_told():
+    small = ["model.network=transformer", "model.embedding=16", "data.limit=1500", "data.sequence_length=12"]
+    trainer, _ = build(*small, "score_stride=4")
+    dataset = data.build(trainer.config.data, "test")
+    found = torch.cat([part.flatten() for part in token_losses(trainer, dataset, 7)])
+    assert len(found) == len(dataset) * 12
+    text = dataset.stream
+    with trainer.inference():
+        for place in (0, 5, 11, 12, 15, 16, 37, len(found) - 1):  # of the predicted token, after the first
+            begin = 0 if place < 12 else (place - 12) // 4 * 4 + 4
+            logits, _ = trainer.networks["model"](text[None, begin : place + 1], None)
+            expected = -logits[0, -1].log_softmax(0)[text[place + 1]]
+            assert found[place].item() == pytest.approx(expected.item(), rel=1e-4)
+    score, *_ = trainer.scores(EvaluationData(trainer.config, torch.device("cpu"), 2))
+    assert score.protocol["context"] == "windows of 12 tokens moved on by 4: at least 8 before each token"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["score_stride=7"], "score_stride: expected a divisor of data.sequence_length=40, got 7"),
+        (["model.network=lstm", "score_stride=4"], "score_stride: expected model.network=transformer, got lstm"),
+    ],
+)
+def test_a_stride_that_does_not_fit_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("language_model_tiny", ["model.network=transformer", "data.sequence_length=40", *overrides])
+
+
 @pytest.fixture(scope="module", params=["language_model_tiny", "transformer_tiny"])
 def run(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "run"
