@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,6 @@ import torch
 
 from genlab.bench import arms
 from genlab.bench.arms import COMPILED, FUSED, KINDS, LAB, PLAIN, PLAIN_KEPT, PLAIN_TUNED, make_lab, make_stepper
-from genlab.bench.peak_memory import PeakMemory
 from genlab.bench.plain_dcgan import PlainDcgan, copy_in_order
 from genlab.bench.step import (
     StepSettings,
@@ -75,10 +76,16 @@ def test_the_tuned_peer_runs_in_channels_last_with_the_labs_allocator() -> None:
 
 
 def test_peak_memory_counts_what_was_held_and_let_go() -> None:
-    memory = PeakMemory("cpu")
-    torch.ones(2**24)  # 64 MiB
-    peak = memory.bytes()
-    assert peak is None or 60 * 2**20 < peak < 200 * 2**20
+    # A process of its own: one that has run other tests holds freed memory, in which 64 MiB may find room.
+    code = """
+import torch
+from genlab.bench.peak_memory import PeakMemory
+memory = PeakMemory("cpu")
+torch.ones(2**24)  # 64 MiB
+print(memory.bytes())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == "None" or 60 * 2**20 < int(said) < 200 * 2**20
 
 
 def test_a_machine_that_cannot_compile_leaves_that_arm_out(monkeypatch: pytest.MonkeyPatch) -> None:
