@@ -62,10 +62,13 @@ def token_losses(trainer: LanguageModelTrainer, dataset: StreamDataset, batch_si
     each are scored, and all of the first.
     """
     with trainer.inference():
-        yield from (_carried_on if trainer.stateful else _windows_alone)(trainer, dataset, batch_size)
+        if trainer.stateful:
+            yield from _carried_on(trainer, dataset)
+        else:
+            yield from _windows_alone(trainer, dataset, batch_size)
 
 
-def _carried_on(trainer: LanguageModelTrainer, dataset: StreamDataset, batch_size: int) -> Iterator[Tensor]:
+def _carried_on(trainer: LanguageModelTrainer, dataset: StreamDataset) -> Iterator[Tensor]:
     network, rows = trainer.networks["model"], min(SCORED_ROWS, len(dataset))
     each = len(dataset) // rows
     requests = [np.arange(rows) * each + window for window in range(each)]
