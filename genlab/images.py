@@ -29,6 +29,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div(127.5).sub(1.0)
 
 
+def sigmoid_pixels(logits: Tensor) -> Tensor:
+    """2 sigmoid(logits) - 1, float32: pixels in [0, 1] brought to [-1, 1], where bfloat16 has few greys beside black."""
+    return torch.tanh(logits.float() / 2)
+
+
 def make_grid(images: Tensor, columns: int | None = None, padding: int = 2, scale: int = 1) -> Tensor:
     """Tiles images into one picture.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from genlab.images import sigmoid_pixels
 from genlab.nn import BatchNormAct1d, BatchNormAct2d, Conv2d, ConvTranspose2d
 from genlab.nn.init import normal_init
 
@@ -64,7 +65,7 @@ class InfoGanGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, image_channels, image_size, image_size) in [-1, 1]."""
         images = self.layers(self.dense(z))
-        return images if self.pixels == "tanh" else 2 * images.sigmoid() - 1
+        return images if self.pixels == "tanh" else sigmoid_pixels(images)
 
 
 class InfoGanDiscriminator(nn.Module):

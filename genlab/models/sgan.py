@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genlab.images import sigmoid_pixels
 from genlab.nn import BatchNormAct1d, BatchNormAct2d, ConvTranspose2d
 from genlab.nn.init import normal_init
 from genlab.ops import activation as act
@@ -265,8 +266,7 @@ class SganMlpGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, C, H, W) in [-1, 1]."""
-        # The code's sigmoid pixels in [0, 1], in the lab's range.
-        return (2 * torch.sigmoid(self.output(self.layers(z))) - 1).unflatten(1, self.shape)
+        return sigmoid_pixels(self.output(self.layers(z))).unflatten(1, self.shape)
 
     def initialise(self, z: Tensor, mean: Reduce) -> None:
         """Nothing: in the code the scales of this generator begin at 1, whatever the data."""

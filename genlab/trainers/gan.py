@@ -194,21 +194,21 @@ class GanTrainer(Trainer):
             return None
         return self.noise.uniform(real.shape[0], self.regularizer.numbers_per_sample, *(1 for _ in real.shape[2:]))
 
-    def update_generator(self, z: Tensor, fakes: list[Tensor], condition: Condition = ()) -> Metrics:
+    def update_generator(self, z: Tensor, fakes: list[Tensor] | None = None, condition: Condition = ()) -> Metrics:
         """Descends the generator's loss through the frozen discriminator.
 
         Args:
             z: noise of the local batch.
-            fakes: G(z) of each micro-batch; made again where they carry no graph.
+            fakes: G(z) of each micro-batch, where it is known; made again where it carries no graph.
             condition: of the generated samples.
         """
         network, regularizer, seen = self.networks["discriminator"], self.regularizer, []
+        parts = (value.chunk(self.micro_batch_count) for value in (z, *condition))
         with self.update("generator") as update:
-            for fake, part, *given in zip(
-                fakes, *(value.chunk(self.micro_batch_count) for value in (z, *condition)), strict=True
-            ):
+            for fake, part, *given in zip(fakes or [None] * self.micro_batch_count, *parts, strict=True):
                 with self.autocast(), regularizer.watch(network) as codes:
-                    fake = fake if fake.requires_grad else self.networks["generator"](part, *given)
+                    if fake is None or not fake.requires_grad:
+                        fake = self.networks["generator"](part, *given)
                     fake_logits = network(fake, *given)
                 loss_g = self.loss.generator_loss(fake_logits)
                 penalties = regularizer.generator_penalties(codes)

@@ -65,7 +65,7 @@ class InfoGanTrainer(GanTrainer):
             metrics = self.update_discriminator_and_q(x, fakes, z, self.step * len(batches) + k)
         # Codes that Q was not fitted on a moment ago, as in the authors' code.
         z = self.draw_noise(x.shape[0])
-        metrics.update(self.update_generator(z, self.generate(z, keep_graph=True)))
+        metrics.update(self.update_generator(z))
         return metrics
 
     def update_discriminator_and_q(self, real: Tensor, fakes: list[Tensor], z: Tensor, update_number: int) -> Metrics:
@@ -88,14 +88,13 @@ class InfoGanTrainer(GanTrainer):
         regularizer.remember("real", seen, self.distributed)
         return update.metrics
 
-    def update_generator(self, z: Tensor, fakes: list[Tensor]) -> Metrics:
+    def update_generator(self, z: Tensor) -> Metrics:
         """Descends G's loss and -lambda L_I through the frozen discriminator and Q."""
         network, regularizer, seen = self.networks["discriminator"], self.regularizer, []
         with self.update("generator") as update:
-            for fake, part in zip(fakes, z.chunk(self.micro_batch_count), strict=True):
+            for part in z.chunk(self.micro_batch_count):
                 with self.autocast(), regularizer.watch(network) as codes:
-                    fake = fake if fake.requires_grad else self.networks["generator"](part)
-                    fake_logits, statistics = network.recognise(fake)
+                    fake_logits, statistics = network.recognise(self.networks["generator"](part))
                 loss_g = self.loss.generator_loss(fake_logits)
                 penalties = regularizer.generator_penalties(codes)
                 update.backward(sum(penalties.values(), loss_g - self.information(statistics, part)[1]))

@@ -161,7 +161,7 @@ class ProgressiveTrainer(GanTrainer):
         z = self.draw_noise(len(x))
         metrics = self.update_discriminator(x, self.generate(z, keep_graph=False), update_number=self.step)
         z = self.draw_noise(len(x))
-        metrics.update(self.update_generator(z, self.generate(z, keep_graph=True)))
+        metrics.update(self.update_generator(z))
         generator = self.networks["generator"]
         for name, value in {"resolution": generator.side, "fade_in": generator.alpha}.items():
             metrics[name] = torch.full((), float(value), device=self.device)
