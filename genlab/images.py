@@ -30,7 +30,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def sigmoid_pixels(logits: Tensor) -> Tensor:
-    """2 sigmoid(logits) - 1, float32: pixels in [0, 1] brought to [-1, 1], where bfloat16 has few greys beside black."""
+    """2 sigmoid(logits) - 1, float32: pixels in [0, 1] brought to [-1, 1], where bfloat16 has few greys by black."""
     return torch.tanh(logits.float() / 2)
 
 

@@ -72,6 +72,17 @@ def test_the_perceptrons_are_those_of_the_authors_code():
     assert torch.allclose(network.classify(network.features(images)), network(images))
 
 
+def test_dark_pixels_stay_apart_where_the_layers_compute_in_bfloat16():
+    """The spacing of bfloat16 just above -1 is 2^-8: half a grey of 255. Rounded so, the discriminator soon won."""
+    generator = SganMlpGenerator((1, 28, 28), 8, (16,))
+    generator.output.bias.data.fill_(-6.0)  # pixels of about 0.0025 in [0, 1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        images = generator(torch.rand(16, 8))
+    assert images.dtype == torch.float32
+    dark = images[images < -0.99]
+    assert len(dark.unique()) > 4 * len(dark.bfloat16().unique())
+
+
 def test_noise_is_measured_on_pixels_from_0_to_1():
     network = mlp_discriminator((1, 2, 2), 3, (4,), 0.0, 0.0)
     seen = []

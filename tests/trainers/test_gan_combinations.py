@@ -114,6 +114,20 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(regularizer):
         torch.testing.assert_close(several, one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("algorithm", ["dcgan", "gan", "wgan", "infogan", "progressive"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_no_samples_are_generated_that_no_update_looks_at(algorithm, parts):
+    preset = load_config(f"{algorithm}_tiny", ["gan.discriminator_steps=1", f"train.grad_accumulation={parts}"])
+    trainer = ALGORITHMS.get(algorithm)(preset, DataSpec("digits", "images", (1, *preset.data.height_width), 10))
+    made = []
+    trainer.networks["generator"].register_forward_hook(lambda module, given, images: made.append(len(images)))
+    batches = trainer.batches_per_step
+    trainer.advance(*({"image": torch.zeros(preset.data.batch_size, *trainer.data.shape)} for _ in range(batches)))
+    # DCGAN's one draw serves both updates where its graph is kept; progressive growing joins its batches into one.
+    updates = {"dcgan": parts, "progressive": 2}.get(algorithm, batches + 1)
+    assert made == [made[0]] * (updates * parts)
+
+
 def test_manifold_entropy_keeps_generated_samples_apart_from_a_collapse():
     """A generator that the discriminator does not push at all spreads its samples by the term alone."""
     overrides = [
