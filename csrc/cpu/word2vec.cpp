@@ -45,10 +45,9 @@ class Room {
     touched_.resize(2 * kHotRows);
     present_.resize(2 * kHotRows);
     // Words come by falling counts; of the tree's inner nodes the last is the root.
-    const int64_t first = p.noise != nullptr ? 0 : p.vocabulary - 1 - kHotRows;
+    const int64_t first = p.hierarchical() ? p.vocabulary - 1 - kHotRows : 0;
     // of a thread, after which its copies of hot rows are given back
-    const int64_t at_once = p.noise != nullptr ? kSampledPredictionsAtOnce : kTreePredictionsAtOnce;
-    const int64_t interval = std::max<int64_t>(1, at_once / parts);
+    const int64_t interval = std::max<int64_t>(1, p.predictions_at_once() / parts);
     hot_ = {copies_.data(), copies_.data() + 2 * kHotRows * p.d, touched_.data(), present_.data(), 0, first, interval, 0};
     scratch.hot = &hot_;
   }

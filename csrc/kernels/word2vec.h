@@ -41,12 +41,14 @@ struct Word2vecParams {
   float* inputs;               // [vocabulary, d]
   float* outputs;              // [vocabulary, d] or, of inner nodes, [vocabulary - 1, d]
   double* totals;              // CUDA only: [3], loss, predictions and words left are added to it
-};
 
-// Predictions that may be under way at once without knowledge of each other's changes to the rows that most of them share. The
-// root of the tree moves with each of them: many that start from the same state would each take the way to its optimum, which
-// is too far when added up. Rows of noise are shared less.
-constexpr int64_t kTreePredictionsAtOnce = 64, kSampledPredictionsAtOnce = 512;
+  GENLAB_HOST_DEVICE bool hierarchical() const { return noise == nullptr; }
+
+  // Predictions that may be under way at once without knowledge of each other's changes to the rows that most of them share.
+  // The root of the tree moves with each of them: many that start from the same state would each take the way to its optimum,
+  // which is too far when added up. Rows of noise are shared less.
+  int64_t predictions_at_once() const { return hierarchical() ? 64 : 512; }
+};
 
 struct Word2vecTotals {
   double loss;                 // nats of all predictions

@@ -73,11 +73,11 @@ GENLAB_DEVICE Context gather_context(const Word2vecParams& p, const WarpRoom& ro
 // The rows of a prediction; returns their number.
 GENLAB_DEVICE int64_t gather_targets(
     const Word2vecParams& p, const WarpRoom& room, int32_t word, uint64_t state, int64_t n, int lane) {
-  const int64_t first = p.noise == nullptr ? p.path_starts[word] : 0;
-  const int64_t count = p.noise == nullptr ? p.path_starts[word + 1] - first : 1 + p.negatives;
+  const int64_t first = p.hierarchical() ? p.path_starts[word] : 0;
+  const int64_t count = p.hierarchical() ? p.path_starts[word + 1] - first : 1 + p.negatives;
   __syncwarp();  // the readers of the last prediction are done
   for (int64_t i = lane; i < count; i += kWarpLanes) {
-    if (p.noise == nullptr) {
+    if (p.hierarchical()) {
       room.rows[i] = p.path_nodes[first + i];
     } else if (i == 0) {
       room.rows[0] = word;
@@ -92,7 +92,7 @@ GENLAB_DEVICE int64_t gather_targets(
 }
 
 GENLAB_DEVICE bool is_yes(const Word2vecParams& p, int32_t word, int64_t i) {
-  return p.noise == nullptr ? p.path_codes[p.path_starts[word] + i] == 0 : i == 0;
+  return p.hierarchical() ? p.path_codes[p.path_starts[word] + i] == 0 : i == 0;
 }
 
 // One prediction of `word` from room.x: what x would move by is left in room.error, rows move along x.
@@ -188,9 +188,8 @@ void launch_word2vec_warp_per_centre(const Word2vecParams& p, int64_t length, bo
         "word2vec_warp_per_centre: expected vectors, windows and targets of at most " + std::to_string(kMostShared) +
         " bytes together, got " + std::to_string(bytes));
   }
-  const int64_t at_once = p.noise == nullptr ? kTreePredictionsAtOnce : kSampledPredictionsAtOnce;  // a warp does one
   const int64_t warps = one_warp ? 1 : std::min<int64_t>(kMostWarps, kMostShared / bytes);
-  const int64_t blocks = one_warp ? 1 : std::min(at_once / warps, (length + warps - 1) / warps);
+  const int64_t blocks = one_warp ? 1 : std::min(p.predictions_at_once() / warps, (length + warps - 1) / warps);
   GENLAB_LAUNCH(
       word2vec_kernel, dim3(unsigned(blocks)), dim3(unsigned(warps * kWarpLanes)), int(warps * bytes), stream, p);
   check_launch("word2vec_warp_per_centre");

@@ -38,5 +38,5 @@ class GoodfellowGanTrainer(GanTrainer):
             fakes = self.generate(self.draw_noise(x.shape[0]), keep_graph=False)
             metrics = self.update_discriminator(x, fakes, update_number=self.step * len(batches) + k)
         z = self.draw_noise(x.shape[0])
-        metrics.update(self.update_generator(z, self.generate(z, keep_graph=True)))
+        metrics.update(self.update_generator(z))
         return metrics
