@@ -26,14 +26,19 @@ def label_budget(labels: np.ndarray, num_classes: int, count: int, seed: int, ke
         key: configuration key that messages name.
 
     Raises:
-        DataError: fewer labels than classes, or more than samples.
+        DataError: fewer labels than classes, or more than samples; a class without any sample.
     """
+    available = np.bincount(labels, minlength=num_classes)
+    if (absent := np.flatnonzero(available == 0)).size:
+        raise DataError(
+            f"{key}: expected a training set with samples of all {num_classes} classes, got {len(labels)} samples with "
+            f"none of class {', '.join(map(str, absent))}; raise data.limit, or leave those classes out (data.classes)"
+        )
     if count < num_classes:
         raise DataError(f"{key}: expected at least {num_classes}, one label for each class, got {count}")
     if count > len(labels):
         raise DataError(f"{key}: expected at most {len(labels)}, the samples of the training set, got {count}")
     order = np.lexsort((hash64(_BUDGET_SALT, seed, np.arange(len(labels))), labels))
-    available = np.bincount(labels, minlength=num_classes)
     chances = hash64(_BUDGET_SALT, seed, len(labels), np.arange(num_classes))
     starts = np.concatenate([[0], np.cumsum(available)[:-1]])
     shares = _even_shares(available, count, chances)

@@ -22,7 +22,7 @@ from genlab.data.decoding import (
     decode_image,
 )
 from genlab.data.files import Entry, FileTree, open_tree
-from genlab.data.layout import Placed, groups_of, place
+from genlab.data.layout import Placed, groups_of, lacking_splits, place
 from genlab.errors import DataError
 
 FEW_IMAGES = 10  # a class below this cannot be learned, nor measured
@@ -222,6 +222,9 @@ def _check_groups(
     for group in groups:
         if len(groups) > 1 and report.groups[group] < FEW_IMAGES:
             report.add("warning", "few-images", f"{tree.root}/{group}", f"only {report.groups[group]} readable images")
+    if [group.upper() for group in groups] == ["A", "B"]:
+        for split, group in lacking_splits(placed, groups):
+            report.add("error", "domains", str(tree.root), f"{split} images of one domain, none of {group}")
     if len(groups) == 2 and paired is not False:
         _check_partners(tree, report, placed, groups, demanded=bool(paired))
     elif paired:

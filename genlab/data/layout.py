@@ -82,6 +82,13 @@ def groups_of(tree: FileTree, placed: Sequence[Placed]) -> list[str]:
     return sorted(group for group in found if group is not None)
 
 
+def lacking_splits(placed: Sequence[Placed], groups: Sequence[str]) -> list[tuple[str, str]]:
+    """(split, group) for each split folder that one group has and another lacks, in order."""
+    have = {(item.split, item.group) for item in placed}
+    splits = sorted({split for split, _ in have if split is not None})
+    return [(split, group) for split in splits for group in groups if (split, group) not in have]
+
+
 def take_split(
     items: Sequence[T], splits: Sequence[str | None], names: Sequence[str], wanted: str, holdout: float, where: str
 ) -> tuple[list[T], tuple[str, ...]]:

@@ -13,7 +13,7 @@ from genlab.data.base import ImageDataset, PairedDataset, UnpairedDataset, View,
 from genlab.data.catalogue import register, require_root
 from genlab.data.files import FileTree, open_tree
 from genlab.data.folders import FilePictures, stamps
-from genlab.data.layout import FILE_SPLITS, Placed, groups_of, place, take_split
+from genlab.data.layout import FILE_SPLITS, Placed, groups_of, lacking_splits, place, take_split
 from genlab.data.selection import select
 from genlab.errors import DataError
 
@@ -159,7 +159,15 @@ def build_unpaired(config: DataConfig, split: str) -> ImageDataset:
     placed = place(tree.images())
     select(config, len(placed))
     sources, notes, files = [], (), []
-    for domain in _two_domains(tree, placed):
+    domains = _two_domains(tree, placed)
+    lacking = lacking_splits(placed, domains)
+    if lacking:
+        split_name, domain = lacking[0]
+        raise DataError(
+            f"{root}: expected {split_name} images of both domains, got none of {domain}; add them, or move those of "
+            f"the other domain to its train folder, of which data.holdout={config.holdout} is then kept for testing"
+        )
+    for domain in domains:
         members = [item for item in placed if item.group == domain]
         where = f"{root} ({domain})"
         names, splits = [item.key for item in members], [item.split for item in members]

@@ -48,6 +48,15 @@ def test_a_missing_domain_is_named(refused, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("layout", ["{split}{domain}/{number}.png", "{domain}/{split}/{number}.png"])
+def test_a_domain_without_test_images_is_named(refused, tmp_path, layout):
+    for split, domain in (("train", "A"), ("train", "B"), ("test", "A")):
+        for number in range(3):
+            draw(tmp_path / "set" / layout.format(split=split, domain=domain, number=number))
+    assert "expected test images of both domains, got none of B; add them, or" in refused("cyclegan")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_third_domain_is_named(refused, tmp_path):
     for name in ("A/1.png", "B/1.png", "C/1.png"):
         draw(tmp_path / "set" / name)

@@ -50,6 +50,16 @@ def test_impossible_budgets_are_refused(count, message):
         label_budget(LABELS, 10, count, seed=0, key="sgan.labels")
 
 
+def test_a_set_of_which_a_class_has_no_sample_is_refused():
+    labels = np.repeat([0, 2, 3], [5, 1, 6])
+    with pytest.raises(DataError) as caught:
+        label_budget(labels, 5, 11, seed=0, key="sgan.labels")
+    assert str(caught.value) == (
+        "sgan.labels: expected a training set with samples of all 5 classes, got 12 samples with none of class 1, 4; "
+        "raise data.limit, or leave those classes out (data.classes)"
+    )
+
+
 def test_chosen_samples_are_those_and_no_others():
     whole = build(DataConfig(name="digits", image_size=8))
     indices = np.array([3, 500, 42])
