@@ -1,9 +1,13 @@
-"""What holds for every algorithm: a new one is tested by being registered and having a tiny configuration."""
+"""What holds for every algorithm: a new one is tested by being registered and having a tiny configuration.
+
+`algorithm_variants.VARIANTS` adds trainings in which an algorithm takes another of its paths.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from algorithm_variants import CASES, algorithm_of, tiny_preset
 from training_jobs import assert_same_checkpoint
 
 from genlab import _extension, data, ops
@@ -12,13 +16,13 @@ from genlab.config import RunConfig, dump_config, load_config, parse_config, rea
 from genlab.errors import UserError
 from genlab.trainers import ALGORITHMS, DataSpec, Trainer, train
 
-pytestmark = pytest.mark.parametrize("algorithm", ALGORITHMS.names())
+pytestmark = pytest.mark.parametrize("algorithm", CASES)
 
 
 def build(algorithm: str, config: RunConfig | None = None) -> tuple[Trainer, data.BatchStream]:
-    config = config or load_config(f"{algorithm}_tiny")
+    config = config or tiny_preset(algorithm)
     dataset = data.build(config.data, config.data.split)
-    trainer = ALGORITHMS.get(algorithm)(config, DataSpec.of(dataset))
+    trainer = ALGORITHMS.get(algorithm_of(algorithm))(config, DataSpec.of(dataset))
     return trainer, trainer.open_stream(dataset, seed=0)
 
 
@@ -58,7 +62,7 @@ def test_one_seed_gives_one_training(algorithm):
 def test_samples_are_images_in_range_and_depend_on_the_generator_alone(algorithm):
     trainer, _ = build(algorithm)
     if not trainer.draws_samples:
-        with pytest.raises(UserError, match=algorithm):
+        with pytest.raises(UserError, match=algorithm_of(algorithm)):
             trainer.sample(2, torch.Generator())
         return
     images = trainer.sample(5, torch.Generator().manual_seed(1))
@@ -72,7 +76,7 @@ def test_samples_are_images_in_range_and_depend_on_the_generator_alone(algorithm
 
 
 def test_a_checkpoint_alone_rebuilds_the_model(algorithm, tmp_path):
-    config = load_config(f"{algorithm}_tiny", ["train.steps=2", "train.tensorboard=false"])
+    config = tiny_preset(algorithm, "train.steps=2", "train.tensorboard=false")
     result = train(config, tmp_path / "run", evaluator=None)
     bundle = load_bundle(tmp_path / "run")
     assert bundle.config == config
@@ -91,7 +95,7 @@ def test_a_checkpoint_alone_rebuilds_the_model(algorithm, tmp_path):
 
 def test_2n_steps_equal_n_steps_a_checkpoint_and_n_steps_bit_for_bit(algorithm, tmp_path):
     common = ["train.steps=4", "train.checkpoint_every=2", "train.sample_every=4", "train.tensorboard=false"]
-    config = load_config(f"{algorithm}_tiny", common)
+    config = tiny_preset(algorithm, *common)
     train(config, tmp_path / "whole", evaluator=None)
     middle = tmp_path / "whole" / "checkpoints" / checkpoint_name(2)
     train(config, tmp_path / "rest", resume=middle, evaluator=None)
@@ -99,7 +103,7 @@ def test_2n_steps_equal_n_steps_a_checkpoint_and_n_steps_bit_for_bit(algorithm, 
 
 
 def test_pictures_and_own_scores_are_what_the_class_announces(algorithm, tmp_path, cache):
-    config = load_config(f"{algorithm}_tiny", ["train.steps=2", "train.sample_count=4", "train.tensorboard=false"])
+    config = tiny_preset(algorithm, "train.steps=2", "train.sample_count=4", "train.tensorboard=false")
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"metrics": ["own"]})})
     result = train(config, tmp_path / "run")
     assert result.samples is not None
@@ -111,7 +115,7 @@ def test_pictures_and_own_scores_are_what_the_class_announces(algorithm, tmp_pat
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "fp16-mixed"])
 def test_trains_in_low_precision(algorithm, precision):
-    config = load_config(f"{algorithm}_tiny", [f"train.precision={precision}"])
+    config = tiny_preset(algorithm, f"train.precision={precision}")
     trainer, stream = build(algorithm, config)
     for _ in range(2):
         metrics = trainer.advance(*(next(stream) for _ in range(trainer.batches_per_step)))
@@ -134,7 +138,7 @@ def test_native_and_torch_kernels_give_the_same_curve(algorithm):
 
 
 def test_the_configuration_survives_a_round_trip(algorithm, tmp_path):
-    config = load_config(f"{algorithm}_tiny")
+    config = tiny_preset(algorithm)
     assert isinstance(config, RunConfig)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from algorithm_variants import CASES, algorithm_of, tiny_preset
 from torch import Tensor, nn
 from training_jobs import finish, run_ranks
 
 from genlab import data
-from genlab.config import load_config
 from genlab.distributed import Distributed
 from genlab.models.sgan import GaussianNoise
 from genlab.trainers import ALGORITHMS, DataSpec
@@ -39,10 +39,10 @@ def train_each(out: str) -> None:
     torch.use_deterministic_algorithms(True)
     distributed = Distributed.from_environment("cpu")
     ends = {}
-    for algorithm in ALGORITHMS.names():
-        config = load_config(f"{algorithm}_tiny", ["train.sync_batch_norm=true"])
+    for algorithm in CASES:
+        config = tiny_preset(algorithm, "train.sync_batch_norm=true")
         dataset = data.build(config.data, config.data.split)
-        trainer = ALGORITHMS.get(algorithm)(config, DataSpec.of(dataset), distributed=distributed)
+        trainer = ALGORITHMS.get(algorithm_of(algorithm))(config, DataSpec.of(dataset), distributed=distributed)
         for network in trainer.networks.values():
             silence(network)
         rank, world_size = distributed.rank, distributed.world_size
@@ -65,7 +65,7 @@ def ends(tmp_path_factory) -> dict[str, dict[str, dict]]:
     return {name: torch.load(Path(file), weights_only=True) for name, file in files.items()}
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.names())
+@pytest.mark.parametrize("algorithm", CASES)
 def test_two_processes_end_where_one_does(ends, algorithm):
     one, two = ends["one"][algorithm], ends["two"][algorithm]
     for name, start in one["start"].items():
