@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from genlab.ema import EmaConfig
-from genlab.errors import ConfigError, DataError
+from genlab.errors import ConfigError
 from genlab.models.classifiers import build_classifier
 from genlab.nn.dropout import DROPOUTS, AnnealedDropout, anneal
 from genlab.ops import cross_entropy
@@ -53,13 +53,9 @@ class ClassifierTrainer(Trainer):
     )  # fmt: skip
 
     def build_networks(self) -> dict[str, nn.Module]:
-        if self.data.num_classes is None:
-            raise DataError(
-                f"data set {self.data.name!r}: expected labels, which a classifier learns from, got none; choose a "
-                "labelled set (`genlab list datasets`) or one subfolder per class"
-            )
+        classes = self.data.require_classes("a classifier")
         try:
-            network = build_classifier(self.data.shape, self.data.num_classes, self.config.model)
+            network = build_classifier(self.data.shape, classes, self.config.model)
         except ValueError as error:
             raise ConfigError(f"model.network={self.config.model.network}: {error}") from None
         if self.config.model.normalize == "imagenet" and self.data.shape[0] != 3:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from genlab.errors import DataError
+
 # What one sample of a kind is called where samples are counted; pairs of pictures count as pictures do elsewhere.
 _SAMPLES = {
     "captioned": "images",
@@ -57,6 +59,27 @@ class DataSpec:
         if self.kind == "series":
             return f"series of {self.shape[0]} value{'s' if self.shape[0] > 1 else ''}"
         return " x ".join(map(str, self.shape))
+
+    def require_classes(self, why: str) -> int:
+        """The number of classes of a set that must have at least two.
+
+        Args:
+            why: who needs them, such as "algorithm cgan".
+
+        Raises:
+            DataError: it has none, or only one.
+        """
+        if self.num_classes is None:
+            raise DataError(
+                f"data set {self.name!r}: expected at least 2 classes, which {why} needs, got none; choose a labelled "
+                "set (`genlab list datasets`), or a folder with one subfolder per class"
+            )
+        if self.num_classes < 2:
+            raise DataError(
+                f"data set {self.name!r}: expected at least 2 classes, which {why} needs, got only "
+                f"{', '.join(self.class_names or ('one',))}; widen data.classes, or choose another set"
+            )
+        return self.num_classes
 
     @classmethod
     def of(cls, dataset: Any) -> DataSpec:

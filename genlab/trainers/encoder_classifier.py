@@ -98,21 +98,11 @@ class EncoderClassifierTrainer(Trainer):
                 f"model.encoder {model.encoder}: was trained on images of {expected} (channels x height x width), got "
                 f"{given}; set data.image_size and data.channels to its own"
             )
-        classes = self._require_classes()
+        classes = self.data.require_classes("a classifier")
         return {
             "encoder": model.build(self.data.shape),
             "head": CodeClassifier(model.code, classes, model.head, activation=model.activation),
         }
-
-    def _require_classes(self) -> int:
-        from genlab.errors import DataError
-
-        if self.data.num_classes is None:
-            raise DataError(
-                f"data set {self.data.name!r}: expected labels, which a classifier learns from, got a set without "
-                "classes; choose a labelled set (`genlab list datasets`) or one subfolder per class"
-            )
-        return self.data.num_classes
 
     def build_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         parameters = [p for network in self.networks.values() for p in network.parameters()]
@@ -129,7 +119,7 @@ class EncoderClassifierTrainer(Trainer):
         if config.labels is None:
             return super().open_stream(dataset, **settings)
         labels = dataset.labels.numpy()
-        chosen = label_budget(labels, self._require_classes(), config.labels, config.label_seed, "classifier.labels")
+        chosen = label_budget(labels, self.data.num_classes, config.labels, config.label_seed, "classifier.labels")
         return super().open_stream(ChosenSamples(dataset, chosen, f"{config.labels} labels"), **settings)
 
     @property

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from genlab.ema import EmaConfig
-from genlab.errors import ConfigError
 from genlab.likelihood import (
     COLLAPSED_KL,
     gaussian_kl,
@@ -45,12 +44,7 @@ class VaeTrainer(VaeLatents):
     own_score_names = ("nll", "elbo", "iwae_bound", "active_units")
 
     def build_networks(self) -> dict[str, nn.Module]:
-        if self.config.model.conditional and self.data.num_classes is None:
-            raise ConfigError(
-                f"model.conditional=true: expected a data set with classes, got {self.data.name!r} without; "
-                "choose a labelled set (`genlab list datasets`) or one subfolder per class"
-            )
-        classes = self.label_count or 0
+        classes = self.data.require_classes("model.conditional=true") if self.config.model.conditional else 0
         return {
             "encoder": build_encoder(self.config, self.data.shape, classes),
             "decoder": build_decoder(self.config, self.data.shape, classes),

@@ -375,8 +375,10 @@ def test_settings_that_cannot_be_met_are_refused(overrides, kind, message):
 
 
 def test_a_set_without_classes_is_refused():
-    with pytest.raises(DataError, match="expected labels, which a classifier learns from"):
+    with pytest.raises(DataError, match="expected at least 2 classes, which a classifier needs, got none"):
         ClassifierTrainer(classifier(), DataSpec("folder", "images", (1, 8, 8)))
+    with pytest.raises(DataError, match="which a classifier needs, got only cats; widen data.classes"):
+        ClassifierTrainer(classifier(), DataSpec("folder", "images", (1, 8, 8), 1, ("cats",)))
 
 
 def test_annealed_dropout_is_told_how_far_the_training_is():

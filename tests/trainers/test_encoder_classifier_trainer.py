@@ -243,8 +243,10 @@ def test_another_algorithms_checkpoint_is_no_encoder(tmp_path):
 
 def test_a_set_without_classes_is_refused():
     config = classifier()
-    with pytest.raises(DataError, match="expected labels, which a classifier learns from"):
+    with pytest.raises(DataError, match="expected at least 2 classes, which a classifier needs, got none"):
         EncoderClassifierTrainer(config, DataSpec("folder", "images", (1, 8, 8)))
+    with pytest.raises(DataError, match="which a classifier needs, got only cats; widen data.classes"):
+        EncoderClassifierTrainer(config, DataSpec("folder", "images", (1, 8, 8), 1, ("cats",)))
 
 
 def test_an_encoder_put_under_the_sizes_of_another_is_refused(autoencoders, tmp_path):

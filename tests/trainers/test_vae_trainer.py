@@ -14,7 +14,7 @@ from training_jobs import assert_same_checkpoint, finish, run_ranks
 
 from genlab import _extension, data, ops
 from genlab.config import load_config
-from genlab.errors import ConfigError, UserError
+from genlab.errors import ConfigError, DataError, UserError
 from genlab.likelihood import gaussian_kl
 from genlab.trainers import DataSpec, train
 from genlab.trainers.evaluation import EvaluationData
@@ -353,9 +353,11 @@ def test_settings_that_do_not_go_together_are_refused(overrides, message):
         load_config("vae_tiny", overrides)
 
 
-def test_a_conditional_model_of_unlabelled_data_is_refused():
-    with pytest.raises(ConfigError, match=r"model\.conditional=true: expected a data set with classes, got 'faces'"):
-        build("model.conditional=true", spec=DataSpec("faces", "images", (1, 8, 8)))
+@pytest.mark.parametrize(("classes", "names", "got"), [(None, None, "none"), (1, ("smiles",), "only smiles")])
+def test_a_conditional_model_of_data_without_two_classes_is_refused(classes, names, got):
+    message = rf"'faces': expected at least 2 classes, which model\.conditional=true needs, got {got};"
+    with pytest.raises(DataError, match=message):
+        build("model.conditional=true", spec=DataSpec("faces", "images", (1, 8, 8), classes, names))
 
 
 def test_learning_rates_default_to_adams_own_also_where_one_is_given():
