@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Hashable
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from genlab.models.autoencoder import Autoencoder
 from genlab.optimizers import build_optimizer
 from genlab.trainers.autoencoder_config import AutoencoderConfig
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
+from genlab.trainers.diagnosis import DIVERSITY_SAMPLES, Finding, Thresholds, collapse_finding, diversity_signs
 from genlab.trainers.stack import to_images, to_intensities
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class AutoencoderTrainer(Trainer):
     draws_samples = False
     own_score_names = ("reconstruction_mse",)
     scored_split = "test"
+    # Codes of a few numbers put reconstructions close to their neighbours.
+    thresholds: ClassVar[Thresholds] = Thresholds(nearest=0.0)
 
     def build_networks(self) -> dict[str, nn.Module]:
         model = self.config.model
@@ -128,6 +131,25 @@ class AutoencoderTrainer(Trainer):
     def _intensities(self, output: Tensor) -> Tensor:
         """z, float32, from what the decoder gives."""
         return torch.sigmoid(output.float()) if self.config.model.output == "sigmoid" else output.float()
+
+    def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
+        """How varied the reconstructions of training pictures are beside the pictures; nothing before all layers train.
+
+        A decoder that has died gives one picture for all.
+        """
+        x = examples(DIVERSITY_SAMPLES)["image"]
+        return {} if self.layer_in_training is not None or len(x) < 2 else diversity_signs(self.reconstruct(x), x)
+
+    def findings(self, values: dict[str, float]) -> list[Finding]:
+        alike = collapse_finding(values, self.thresholds)
+        if alike is None:
+            return []
+        text = (
+            f"the autoencoder gives nearly the same for all pictures: its reconstructions lie at "
+            f"{values['diversity']:.0%} of the distance between the pictures from one another. What helps: a lower "
+            "learning rate, model.activation without dead units (tanh, leaky_relu), less corruption, a longer code"
+        )
+        return [Finding(alike.what, text)]
 
     # What a trained one is asked for.
 

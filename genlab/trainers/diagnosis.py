@@ -6,11 +6,13 @@ asks the trainer for findings. A finding that holds for `patience` intervals in 
     {"event": "diagnosis", "what": "collapse", "step": 1200, "text": "..."}
 
 and again only after an interval that did not show it. `train.on_collapse` says what else happens where a finding is
-serious. What is found:
+serious, as some become by lasting. What is found:
 
 - divergence (any trainer): a loss or gradient norm far above what it has been in this run;
 - collapse (trainers that draw samples): samples of fixed noise lie much closer together than real ones;
-- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone;
+- saturation (GANs): the discriminator is certain of every sample, or the generator's gradient is gone; serious once it
+  has lasted;
+- missing classes (labelled pictures, where a judge is at hand): see `genlab.trainers.class_watch`;
 - at evaluations, where the judge of a labelled set or the modes of a mixture are at hand: what the samples leave out.
 
 An algorithm adds its own by overriding `Judged.findings` and `Judged.vital_signs`.
@@ -23,7 +25,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,13 +52,16 @@ class Thresholds:
         patience: log intervals in a row that must show a finding.
         diversity: collapse below this share of the real samples' mean distance from one another.
         nearest: collapse below this share of the real samples' mean distance to their nearest neighbour: samples in a
-            few heaps, however far apart the heaps are.
+            few heaps, however far apart the heaps are. 0 where samples lie close together by nature.
+        apart: a generator may begin with heaps and learn to part them; before late_steps they count as a collapse only
+            where neighbours have once lain as far apart as this share of the real ones.
         growth: divergence where a loss or gradient norm exceeds this many times its usual size.
         history: log intervals whose median is the usual size.
         least_history: intervals that must be known before anything counts as unusual.
         accuracy: saturation from this share of real and generated samples told apart, where also
         margin_loss: the discriminator's loss is below this (its least value is 0).
         vanished_gradient: saturation where the generator's gradient is shorter than this.
+        lasting: log intervals in a row from which a saturation is serious.
         class_share: a class is missing below this share of the samples that it would have if all were alike.
         mode_share: modes of a mixture of points are missing where fewer than this share of them is reached.
     """
@@ -67,12 +72,14 @@ class Thresholds:
     patience: int = 3
     diversity: float = 0.25
     nearest: float = 0.15
+    apart: float = 0.3
     growth: float = 100.0
     history: int = 50
     least_history: int = 5
     accuracy: float = 0.995
     margin_loss: float = 0.01
     vanished_gradient: float = 1e-7
+    lasting: int = 10
     class_share: float = 0.1
     mode_share: float = 0.8
 
@@ -86,12 +93,14 @@ class Finding:
         text: what is seen, with its numbers, and what helps.
         serious: `train.on_collapse` acts on it; others are only told.
         patience: log intervals in a row that must show it; None: the thresholds' own.
+        lasting: log intervals in a row after which it is serious and told again; None: it stays what it is.
     """
 
     what: str
     text: str
     serious: bool = True
     patience: int | None = None
+    lasting: int | None = None
 
     def event(self, step: int) -> dict[str, Any]:
         """The row of the log that tells it."""
@@ -107,7 +116,8 @@ class Diagnosis:
 
     Attributes:
         state: JSON values that a resumed run goes on with: intervals in a row of each finding and the step at which
-            it was first seen, recent sizes of losses and gradients, and the largest diversity so far.
+            it was first seen, recent sizes of losses and gradients, the largest diversity and distance of neighbours
+            so far, and the last lists.
     """
 
     def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
@@ -119,7 +129,7 @@ class Diagnosis:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's `state`; {} begins anew."""
-        self.state = {"streaks": {}, "since": {}, "sizes": {}, "varied": 0.0, **copy.deepcopy(state)}
+        self.state = {"streaks": {}, "since": {}, "sizes": {}, "varied": 0.0, "apart": 0.0, **copy.deepcopy(state)}
 
     @property
     def thresholds(self) -> Thresholds:
@@ -146,9 +156,7 @@ class Diagnosis:
             step: of the interval's end.
             values: averages of the interval, gradient norms and vital signs.
         """
-        self.state["varied"] = max(self.state["varied"], values.get("diversity", 0.0))
-        if self.state["varied"] < self.thresholds.varied and step < self.thresholds.late_steps:
-            values = {name: value for name, value in values.items() if not name.startswith("diversity")}
+        values = self._of_a_living_generator(step, values)
         found = [self._divergence(values), *self.trainer.findings(values)]
         shown = {finding.what: finding for finding in found if finding is not None}
         self.state["since"] = {what: self.state["since"].get(what, step) for what in shown}
@@ -156,7 +164,8 @@ class Diagnosis:
             shown = {}
         streaks = {what: self.state["streaks"].get(what, 0) + 1 for what in shown}
         self.state["streaks"] = streaks
-        return [finding for what, finding in shown.items() if streaks[what] == self._patience(finding)]
+        due = (self._due(finding, streaks[what]) for what, finding in shown.items())
+        return [finding for finding in due if finding is not None]
 
     def began(self, finding: Finding, step: int) -> int:
         """The step before which a finding, due at `step`, was not seen yet: a rollback goes back to there.
@@ -165,8 +174,23 @@ class Diagnosis:
         """
         return max(0, self.state["since"].get(finding.what, step) - self.trainer.config.train.log_every)
 
-    def _patience(self, finding: Finding) -> int:
-        return self.thresholds.patience if finding.patience is None else finding.patience
+    def _of_a_living_generator(self, step: int, values: dict[str, float]) -> dict[str, float]:
+        """The values without those that are low because the generator has not learnt to vary its samples yet."""
+        limits, highest = self.thresholds, self.state
+        highest["varied"] = max(highest["varied"], values.get("diversity", 0.0))
+        highest["apart"] = max(highest["apart"], values.get("diversity_nearest", 0.0))
+        if step >= limits.late_steps or highest["varied"] >= limits.varied and highest["apart"] >= limits.apart:
+            return values
+        unborn = "diversity" if highest["varied"] < limits.varied else "diversity_nearest"
+        return {name: value for name, value in values.items() if not name.startswith(unborn)}
+
+    def _due(self, finding: Finding, streak: int) -> Finding | None:
+        """The finding where it is to be told after so many intervals in a row, serious where it has lasted."""
+        if streak == finding.lasting:
+            text = f"{finding.text}. It has lasted for {streak} rows of the log"
+            return replace(finding, text=text, serious=True)
+        patience = self.thresholds.patience if finding.patience is None else finding.patience
+        return finding if streak == patience else None
 
     def _divergence(self, values: dict[str, float]) -> Finding | None:
         """Compares losses and gradient norms with their median so far; an ill interval does not count as usual."""
@@ -281,20 +305,25 @@ def discriminator_signs(real_logits: Tensor, fake_logits: Tensor, boundary: floa
 
 
 def saturation_finding(values: dict[str, float], limits: Thresholds) -> Finding | None:
-    """A discriminator that leaves the generator nothing to learn from, as `discriminator_signs` shows it, or None."""
-    certain = values.get("accuracy", 0.0) >= limits.accuracy and values.get("loss_d", 1.0) <= limits.margin_loss
-    vanished = values.get("grad_norm_generator", 1.0) < limits.vanished_gradient
-    if not (certain or vanished):
-        return None
-    if certain:
-        seen = f"it tells {values['accuracy']:.1%} of the samples apart at a loss of {values['loss_d']:.2g}"
+    """A discriminator that leaves the generator nothing to learn from, as `discriminator_signs` shows it, or None.
+
+    Its loss is called "loss_d", or where it is a part of a classifier's (SGAN) "loss_unlabelled"; the optimiser of the
+    generator or of all generators "generator" or "generators".
+    """
+    loss = values.get("loss_d", values.get("loss_unlabelled", 1.0))
+    length = min((value for name, value in values.items() if name.startswith("grad_norm_generator")), default=1.0)
+    if values.get("accuracy", 0.0) >= limits.accuracy and loss <= limits.margin_loss:
+        seen = f"it tells {values['accuracy']:.1%} of the samples apart at a loss of {loss:.2g}"
+    elif length < limits.vanished_gradient:
+        seen = f"the generator's gradient has a length of only {length:.1g}"
     else:
-        seen = f"the generator's gradient has a length of only {values['grad_norm_generator']:.1g}"
+        return None
     return Finding(
         "saturation",
         f"the discriminator has won: {seen}, so the generator learns next to nothing. What helps: a lower rate of "
         "learning for the discriminator, gan.regularizers.r1 or gradient_penalty, more data, or data.flip",
         serious=False,
+        lasting=limits.lasting,
     )
 
 

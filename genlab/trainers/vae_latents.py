@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from genlab.errors import UserError
 from genlab.likelihood import COLLAPSED_KL, gaussian_kl
 from genlab.trainers.base import Batch, Picture, Trainer
+from genlab.trainers.diagnosis import Thresholds
 from genlab.trainers.vae_config import VaeRunConfig
 from genlab.traversal import Code, gaussian_codes, gaussian_plane
 
@@ -20,6 +22,8 @@ class VaeLatents(Trainer):
     """A trainer with networks "encoder" and "decoder" and the prior N(0, I)."""
 
     config: VaeRunConfig
+    # Means of pixels over few latents lie closer together than pictures do.
+    thresholds: ClassVar[Thresholds] = Thresholds(nearest=0.0)
 
     @property
     def label_count(self) -> int | None:

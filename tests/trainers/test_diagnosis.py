@@ -19,16 +19,20 @@ from genlab.errors import ConfigError, RunError
 from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.metrics import Score
 from genlab.trainers import DataSpec, train
+from genlab.trainers.autoencoder import AutoencoderTrainer
 from genlab.trainers.dcgan import DcganTrainer
 from genlab.trainers.diagnosis import (
     Diagnosis,
     Finding,
     Thresholds,
+    collapse_finding,
     discriminator_signs,
     diversity_signs,
     gradient_norm,
+    saturation_finding,
     score_findings,
 )
+from genlab.trainers.vae import VaeTrainer
 
 EAGER = Thresholds(warmup_steps=0, late_steps=0)
 # Rows of the log at every step, a checkpoint at every second one.
@@ -60,6 +64,84 @@ def test_a_collapse_is_told_once_when_it_has_lasted_and_again_after_a_recovery(t
 
 def test_heaps_of_alike_samples_are_a_collapse_though_they_lie_far_apart(trainer):
     assert told(Diagnosis(trainer), [{**HEALTHY, "diversity_nearest": 0.05}] * 3)[-1] == ["collapse"]
+
+
+# Rows of real trainings, at every `every`-th step: (diversity, diversity_nearest, accuracy, loss of D).
+CGAN_THAT_GETS_WELL = (20, [  # ends with 93 % of its digits being the ones it was asked for
+    (0.055, 0.066, 0.97, 0.55), (0.16, 0.18, 1.0, 0.47), (0.31, 0.15, 0.99, 0.53), (0.59, 0.094, 0.95, 0.71),
+    (0.72, 0.08, 0.99, 0.72), (0.79, 0.076, 0.92, 0.84), (0.78, 0.078, 0.95, 0.85), (0.81, 0.081, 0.92, 0.86),
+    (0.85, 0.091, 0.94, 0.85), (0.79, 0.091, 0.96, 0.87), (0.86, 0.10, 0.95, 0.86), (0.81, 0.13, 0.92, 0.88),
+    (0.82, 0.16, 0.95, 0.89), (0.83, 0.2, 0.96, 0.85), (0.86, 0.26, 0.96, 0.85), (0.84, 0.35, 0.93, 0.89),
+    (0.85, 0.46, 0.93, 0.89), (0.89, 0.61, 0.86, 0.95), (0.88, 0.73, 0.85, 1.01), (0.87, 0.8, 0.77, 1.08),
+])  # fmt: skip
+SGAN_THAT_GETS_WELL = (100, [  # ends at 1 % test error with 100 labels
+    (0.12, 0.013, 0.91, 0.19), (0.11, 0.013, 0.99, 0.029), (0.16, 0.018, 0.98, 0.047), (0.18, 0.017, 0.97, 0.079),
+    (0.21, 0.025, 0.98, 0.059), (0.21, 0.032, 0.98, 0.067), (0.26, 0.033, 0.98, 0.046), (0.23, 0.054, 0.99, 0.043),
+    (0.26, 0.063, 0.98, 0.068), (0.32, 0.093, 0.98, 0.059), (0.33, 0.11, 0.97, 0.077), (0.36, 0.16, 0.97, 0.078),
+    (0.38, 0.16, 0.96, 0.11), (0.47, 0.21, 0.95, 0.12), (0.54, 0.29, 0.96, 0.13), (0.52, 0.29, 0.95, 0.13),
+    (0.57, 0.35, 0.96, 0.12), (0.53, 0.35, 0.95, 0.14), (0.55, 0.35, 0.94, 0.15), (0.62, 0.42, 0.94, 0.15),
+    (0.61, 0.44, 0.94, 0.15), (0.61, 0.47, 0.94, 0.17), (0.65, 0.48, 0.93, 0.18),
+])  # fmt: skip
+SGAN_WHOSE_DISCRIMINATOR_WINS = (100, [
+    (0.095, 0.01, 0.92, 0.21), (0.16, 0.012, 0.99, 0.049), (0.18, 0.012, 0.97, 0.09), (0.2, 0.013, 0.97, 0.082),
+    (0.22, 0.022, 0.99, 0.043), (0.26, 0.021, 0.99, 0.036), (0.23, 0.013, 0.997, 0.0077), (0.17, 0.007, 1, 0.0014),
+    (0.14, 0.011, 0.96, 4.2), (0.067, 0.006, 0.999, 0.005), (0.13, 0.009, 0.999, 0.0046), (0.23, 0.017, 0.998, 0.0056),
+    (0.14, 0.01, 1, 0.00058), (0.078, 0.005, 1, 0.0005), (0.043, 0.0035, 1, 0.00024), (0.048, 0.003, 1, 0.00014),
+    (0.032, 0.0027, 1, 0.00013), (0.048, 0.0026, 1, 0.00012), (0.019, 0.0015, 1, 8e-05), (0.026, 0.0012, 1, 8e-05),
+    (0.018, 0.0014, 1, 8e-05), (0.015, 0.0007, 1, 7e-05),
+])  # fmt: skip
+
+
+def replayed(trainer, kind: str, log: tuple[int, list[tuple[float, ...]]]) -> list[tuple[int, str, bool]]:
+    """(step, what, serious) of all that is told over the rows of a log."""
+    diagnosis, (every, rows) = Diagnosis(trainer), log
+    loss = "loss_unlabelled" if kind == "sgan" else "loss_d"
+    names = ("diversity", "diversity_nearest", "accuracy", loss)
+    found = []
+    for number, row in enumerate(rows, start=1):
+        values = dict(zip(names, row, strict=True))
+        found += [(number * every, f.what, f.serious) for f in diagnosis.judge(number * every, values)]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "log"), [("cgan", CGAN_THAT_GETS_WELL), ("sgan", SGAN_THAT_GETS_WELL)])
+def test_heaps_that_a_generator_has_yet_to_part_are_no_collapse(trainer, monkeypatch, kind, log):
+    monkeypatch.setattr(DcganTrainer, "thresholds", Thresholds())
+    assert replayed(trainer, kind, log) == []
+    monkeypatch.setattr(DcganTrainer, "thresholds", Thresholds(apart=0.0, varied=0.0))
+    assert "collapse" in {what for _, what, _ in replayed(trainer, kind, log)}, "else the rows would show nothing"
+
+
+def test_a_semi_supervised_discriminator_that_wins_is_told_at_last_in_earnest(trainer, monkeypatch):
+    monkeypatch.setattr(DcganTrainer, "thresholds", Thresholds())
+    assert replayed(trainer, "sgan", SGAN_WHOSE_DISCRIMINATOR_WINS) == [
+        (1200, "saturation", False),
+        (1900, "saturation", True),
+        (2200, "collapse", True),
+    ]
+
+
+def test_samples_that_fall_into_heaps_are_a_collapse_early_too(trainer, monkeypatch):
+    monkeypatch.setattr(DcganTrainer, "thresholds", Thresholds())
+    every, rows = CGAN_THAT_GETS_WELL
+    fallen = [*rows, *[(0.8, 0.1, 0.9, 0.9)] * 3]
+    assert replayed(trainer, "cgan", (every, fallen)) == [(20 * len(fallen), "collapse", True)]
+    late = (100, [(0.8, 0.1, 0.9, 0.9)] * 25)
+    assert replayed(trainer, "cgan", late) == [(2200, "collapse", True)], "heaps that are never parted, late"
+
+
+def test_close_neighbours_are_no_collapse_of_a_likelihood_model():
+    """A VAE of two latents after 6,000 steps: 18 % of the distance between nearest real samples, 50 % of all."""
+    values = {"diversity": 0.45, "diversity_nearest": 0.13}
+    assert collapse_finding(values, VaeTrainer.thresholds) is None
+    assert collapse_finding(values, AutoencoderTrainer.thresholds) is None
+    assert collapse_finding({**values, "diversity": 0.2}, VaeTrainer.thresholds) is not None
+
+
+def test_a_vanished_gradient_is_found_whatever_the_optimiser_of_the_generators_is_called():
+    for name in ("grad_norm_generator", "grad_norm_generators"):
+        assert "length of only 1e-09" in saturation_finding({name: 1e-9}, EAGER).text
+        assert saturation_finding({name: 1e-3, "grad_norm_discriminators": 0.0}, EAGER) is None
 
 
 def test_nothing_is_told_before_the_warm_up_ends(trainer, monkeypatch):
@@ -158,9 +240,28 @@ def test_a_discriminator_that_wins_in_training_is_told(tmp_path, monkeypatch):
     speeds = ["generator_optimizer.lr=1e-12", "discriminator_optimizer.lr=0.01", "model.base_channels=8"]
     config = tiny_config(*ROWS, *speeds, "train.steps=60", "data.batch_size=16")
     train(config, tmp_path / "run", evaluator=None)
-    (event,) = diagnoses(tmp_path / "run")
-    assert event["what"] == "saturation"
-    assert "the discriminator has won: it tells 100.0% of the samples apart" in event["text"]
+    first, lasting = diagnoses(tmp_path / "run")
+    assert first["what"] == lasting["what"] == "saturation"
+    assert "the discriminator has won: it tells 100.0% of the samples apart" in first["text"]
+    assert "It has lasted for 10 rows of the log" in lasting["text"]
+    assert lasting["step"] == first["step"] + EAGER.lasting - EAGER.patience
+
+
+@pytest.mark.parametrize("action", ["stop", "rollback"])
+def test_a_saturation_that_lasts_is_acted_upon_and_a_short_one_is_not(tmp_path, monkeypatch, action):
+    monkeypatch.setattr(DcganTrainer, "thresholds", replace(EAGER, lasting=6))
+    won = saturation_finding({"accuracy": 1.0, "loss_d": 0.001}, DcganTrainer.thresholds)
+    for name, steps in (("short", range(3, 8)), ("lasting", range(3, 9))):
+        monkeypatch.setattr(DcganTrainer, "findings", lambda self, values, at=steps: [won] if self.step in at else [])
+        config = tiny_config(*ROWS, f"train.on_collapse={action}", "train.max_rollbacks=1")
+        if name == "short":
+            train(config, tmp_path / name, evaluator=None)
+            assert [row["step"] for row in diagnoses(tmp_path / name)] == [5]
+            continue
+        with pytest.raises(RunError, match=r"step 8: the discriminator has won.*It has lasted for 6 rows"):
+            train(config, tmp_path / name, evaluator=None)
+        gone_back = [row for row in log_of(tmp_path / name) if row.get("event") == "rollback"]
+        assert [row["step"] for row in gone_back] == ([2] if action == "rollback" else [])
 
 
 def test_classes_that_the_judge_hardly_finds_are_named():
