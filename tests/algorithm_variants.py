@@ -8,8 +8,12 @@ from genlab.trainers import ALGORITHMS
 # "algorithm+variant" -> what it sets over the algorithm's tiny preset.
 VARIANTS: dict[str, list[str]] = {
     "cgan+projection": ["model.discriminator_conditioning=projection", "model.generator_conditioning=batch_norm"],
+    "cgan+resnet": [
+        "model.network=resnet", "data.image_size=32", "data.batch_size=8",
+        "model.discriminator_conditioning=projection", "model.generator_conditioning=batch_norm",
+    ],
     "wgan_gp+resnet": ["model.network=resnet", "data.image_size=32", "data.batch_size=8"],
-}
+}  # fmt: skip
 CASES = [*ALGORITHMS.names(), *VARIANTS]
 
 

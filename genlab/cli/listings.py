@@ -168,12 +168,10 @@ def _registered(section: type[BaseModel]) -> dict[str, list[str]]:
     from genlab.trainers import ALGORITHMS
     from genlab.trainers.cgan import CganModelConfig
     from genlab.trainers.gan import GanConfig, GanModelConfig
-    from genlab.trainers.progressive import ProgressiveModelConfig
 
     tables: list[tuple[type[BaseModel], dict[str, list[str]]]] = [
         (ClassifierModelConfig, {"network": CLASSIFIERS.names()}),
         (CganModelConfig, dict.fromkeys(("network", "discriminator"), CONDITIONAL_NETWORKS.names())),
-        (ProgressiveModelConfig, {"network": ["progressive"]}),
         (GanModelConfig, dict.fromkeys(("network", "discriminator"), GAN_NETWORKS.names())),
         (GanConfig, {"loss": ADVERSARIAL_LOSSES.names()}),
         (DataConfig, {"name": ["see `genlab list datasets`"]}),

@@ -14,6 +14,7 @@ from genlab.models.conditional import (
     ConditionalMlpGenerator,
     ProjectionMlpDiscriminator,
 )
+from genlab.models.conditional_resnet import ConditionalResnetDiscriminator, ConditionalResnetGenerator
 from genlab.models.context_net import ContextNet
 from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
@@ -55,6 +56,8 @@ MODELS.register("conditional_dcgan_generator")(ConditionalDcganGenerator)
 MODELS.register("conditional_dcgan_discriminator")(ConditionalDcganDiscriminator)
 MODELS.register("conditional_mlp_generator")(ConditionalMlpGenerator)
 MODELS.register("conditional_mlp_discriminator")(ConditionalMlpDiscriminator)
+MODELS.register("conditional_resnet_generator")(ConditionalResnetGenerator)
+MODELS.register("conditional_resnet_discriminator")(ConditionalResnetDiscriminator)
 MODELS.register("infogan_generator")(InfoGanGenerator)
 MODELS.register("infogan_discriminator")(InfoGanDiscriminator)
 MODELS.register("vae_dense_encoder")(DenseEncoder)

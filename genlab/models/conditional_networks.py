@@ -15,7 +15,10 @@ from genlab.models.conditional import (
     ConditionalMlpGenerator,
     ProjectionMlpDiscriminator,
 )
+from genlab.models.conditional_resnet import ConditionalResnetDiscriminator, ConditionalResnetGenerator
+from genlab.models.dcgan import STAGES
 from genlab.models.gan_networks import Shape, square_side
+from genlab.models.wgan_gp_resnet import WIDTHS
 from genlab.registry import Registry
 
 
@@ -27,12 +30,14 @@ class ConditionalNetworks:
         generator: (shape of a sample, number of classes, `model` section) -> network from (N, latent_dim) and labels
             (N,) to samples in [-1, 1].
         discriminator: (shape, number of classes, `model` section) -> network from samples and labels to logits (N,).
+        sides: of the square images that they can make, in pixels; None: any images.
 
     Both raise ValueError where they cannot make or judge samples of that shape, or in the way that is asked for.
     """
 
     generator: Callable[[Shape, int, Any], nn.Module]
     discriminator: Callable[[Shape, int, Any], nn.Module]
+    sides: tuple[int, ...] | None = None
 
 
 def _dcgan_generator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
@@ -53,7 +58,7 @@ def _mlp_generator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
     if model.generator_conditioning != "concat":
         raise ValueError(
             f"expected model.generator_conditioning=concat, got {model.generator_conditioning}: the MLP has no batch "
-            "normalisation; choose model.network=dcgan"
+            "normalisation; choose model.network=dcgan or resnet"
         )
     sizes = model.conditional_mlp
     return ConditionalMlpGenerator(
@@ -74,6 +79,20 @@ def _mlp_discriminator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
     )  # fmt: skip
 
 
+def _resnet_generator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
+    return ConditionalResnetGenerator(
+        square_side(shape), shape[0], num_classes, model.latent_dim, model.base_channels,
+        conditioning=model.generator_conditioning,
+    )  # fmt: skip
+
+
+def _resnet_discriminator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
+    return ConditionalResnetDiscriminator(
+        square_side(shape), shape[0], num_classes, model.base_channels, conditioning=model.discriminator_conditioning
+    )
+
+
 CONDITIONAL_NETWORKS: Registry[ConditionalNetworks] = Registry("conditional network")
-CONDITIONAL_NETWORKS.register("dcgan")(ConditionalNetworks(_dcgan_generator, _dcgan_discriminator))
+CONDITIONAL_NETWORKS.register("dcgan")(ConditionalNetworks(_dcgan_generator, _dcgan_discriminator, tuple(STAGES)))
 CONDITIONAL_NETWORKS.register("mlp")(ConditionalNetworks(_mlp_generator, _mlp_discriminator))
+CONDITIONAL_NETWORKS.register("resnet")(ConditionalNetworks(_resnet_generator, _resnet_discriminator, tuple(WIDTHS)))

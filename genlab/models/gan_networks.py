@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from genlab.models.dcgan import DcganDiscriminator, DcganGenerator
+from genlab.models.dcgan import STAGES, DcganDiscriminator, DcganGenerator
 from genlab.models.mlp import MlpDiscriminator, MlpGenerator
-from genlab.models.wgan_gp_resnet import WganGpCritic, WganGpGenerator
+from genlab.models.wgan_gp_resnet import WIDTHS, WganGpCritic, WganGpGenerator
 from genlab.registry import Registry
 
 Shape = tuple[int, ...]
@@ -24,6 +24,7 @@ class GanNetworks:
         generator: (shape of a sample, `model` section) -> network from (N, latent_dim) to samples in [-1, 1].
         discriminator: (shape of a sample, `model` section) -> network from samples to logits (N,).
         data_kinds: kinds of data that they can make.
+        sides: of the square images that they can make, in pixels; None: any images.
 
     Both raise ValueError where they cannot make or judge samples of that shape.
     """
@@ -31,6 +32,7 @@ class GanNetworks:
     generator: Callable[[Shape, Any], nn.Module]
     discriminator: Callable[[Shape, Any], nn.Module]
     data_kinds: tuple[str, ...] = ("images",)
+    sides: tuple[int, ...] | None = None
 
 
 def _dcgan_generator(shape: Shape, model: Any) -> nn.Module:
@@ -82,7 +84,30 @@ def square_side(shape: Shape) -> int:
     return shape[1]
 
 
+def check_sides(key: str, family: str, networks: Registry[Any], height: int, width: int) -> None:
+    """Raises ValueError, naming keys and the sizes that would do, where a family cannot make images of a size.
+
+    Args:
+        key: "network" or "discriminator", the key of `model` that names the family.
+        family: a name of `networks`.
+        networks: entries with `sides`.
+        height, width: of an image in pixels.
+    """
+
+    def fits(name: str) -> bool:
+        sides = networks.get(name).sides
+        return sides is None or (height == width and height in sides)
+
+    if not fits(family):
+        size = height if height == width else f"{height}x{width}"
+        others = [name for name in networks.names() if fits(name)]
+        raise ValueError(
+            f"data.image_size: expected one of {', '.join(map(str, networks.get(family).sides))} for network {family}, "
+            f"got {size}" + (f"; or choose model.{key}={' or '.join(others)}" if others else "")
+        )
+
+
 GAN_NETWORKS: Registry[GanNetworks] = Registry("network")
-GAN_NETWORKS.register("dcgan")(GanNetworks(_dcgan_generator, _dcgan_discriminator))
+GAN_NETWORKS.register("dcgan")(GanNetworks(_dcgan_generator, _dcgan_discriminator, sides=tuple(STAGES)))
 GAN_NETWORKS.register("mlp")(GanNetworks(_mlp_generator, _mlp_discriminator, ("images", "points")))
-GAN_NETWORKS.register("resnet")(GanNetworks(_resnet_generator, _resnet_discriminator))
+GAN_NETWORKS.register("resnet")(GanNetworks(_resnet_generator, _resnet_discriminator, sides=tuple(WIDTHS)))

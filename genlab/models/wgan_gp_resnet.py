@@ -9,6 +9,7 @@ twice, beside a shortcut whose 1x1 convolution appears where the shape changes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,9 +50,9 @@ class UpBlock(nn.Module):
         self.conv2 = Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = Conv2d(c_in, c_out, 1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, c_in, H, W) to (N, c_out, 2H, 2W)."""
-        hidden = self.conv2(self.norm2(self.conv1(_double(self.norm1(input)))))
+    def forward(self, input: Tensor, *condition: Tensor) -> Tensor:
+        """(N, c_in, H, W), and what the normalisations take beside it, to (N, c_out, 2H, 2W)."""
+        hidden = self.conv2(self.norm2(self.conv1(_double(self.norm1(input, *condition))), *condition))
         return _double(self.shortcut(input)) + hidden  # a 1x1 convolution of copies is a copy of the convolution
 
 
@@ -97,26 +98,51 @@ class WganGpGenerator(nn.Module):
         image_channels: channels of the image.
         latent_dim: length of z (128 in the paper).
         base_channels: channels of the map next to the image (128 at 32 px, 64 at 64 px in the authors' code).
+        projected_width: channels of the first map that z makes; None: all of it.
+        block: (c_in, c_out) -> residual block that doubles the side.
 
     Example:
         >>> WganGpGenerator(32, 3)(torch.randn(8, 128)).shape
         torch.Size([8, 3, 32, 32])
     """
 
-    def __init__(self, image_size: int, image_channels: int, latent_dim: int = 128, base_channels: int = 128) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        image_channels: int,
+        latent_dim: int = 128,
+        base_channels: int = 128,
+        *,
+        projected_width: int | None = None,
+        block: Callable[[int, int], nn.Module] = UpBlock,
+    ) -> None:
         super().__init__()
         widths = _widths(image_size, base_channels)
         self.latent_dim = latent_dim
-        self.project = nn.Linear(latent_dim, widths[0] * FIRST_SIDE**2)
-        self.blocks = nn.Sequential(*(UpBlock(*pair) for pair in zip(widths, widths[1:], strict=False)))
+        self.project = nn.Linear(latent_dim, (projected_width or widths[0]) * FIRST_SIDE**2)
+        self.blocks = nn.Sequential(*(block(*pair) for pair in zip(widths, widths[1:], strict=False)))
         self.norm = BatchNormAct2d(widths[-1], activation="relu")
         self.to_image = Conv2d(widths[-1], image_channels, 3, padding=1, activation="tanh")
         _initialise(self, rectified_output=image_size == 64)  # as the two scripts of the authors
 
+    @staticmethod
+    def first_width(image_size: int, base_channels: int) -> int:
+        """Channels of the first map, of 4x4; ValueError for a size that is none of `WIDTHS`."""
+        return _widths(image_size, base_channels)[0]
+
+    def first_map(self, z: Tensor) -> Tensor:
+        """(N, latent_dim) to (N, projected_width, 4, 4)."""
+        return self.project(z.flatten(1)).unflatten(1, (-1, FIRST_SIDE, FIRST_SIDE))
+
+    def image(self, maps: Tensor, *condition: Tensor) -> Tensor:
+        """(N, first width, 4, 4), and what the blocks take beside a map, to images in [-1, 1]."""
+        for block in self.blocks:
+            maps = block(maps, *condition)
+        return self.to_image(self.norm(maps))
+
     def forward(self, z: Tensor) -> Tensor:
         """(N, latent_dim) to (N, image_channels, image_size, image_size) in [-1, 1]."""
-        maps = self.project(z.flatten(1)).unflatten(1, (-1, FIRST_SIDE, FIRST_SIDE))
-        return self.to_image(self.norm(self.blocks(maps)))
+        return self.image(self.first_map(z))
 
 
 class WganGpCritic(nn.Module):

@@ -12,17 +12,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genlab.config import Section
 from genlab.errors import ConfigError, DataError, UserError
 from genlab.models.conditional_networks import CONDITIONAL_NETWORKS
-from genlab.models.dcgan import STAGES
-from genlab.registry import nearest
+from genlab.models.gan_networks import check_sides
 from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
-from genlab.trainers.gan import GanModelConfig, GanRunConfig, GanTrainer
+from genlab.trainers.gan import GanRunConfig, GanTrainer, NetworksConfig
 
 if TYPE_CHECKING:
     from genlab.metrics import Score
@@ -43,27 +42,21 @@ class ConditionalMlpConfig(Section):
     discriminator_weight_range: float | None = Field(None, gt=0, description="first weights from U(-r, r)")
 
 
-class CganModelConfig(GanModelConfig):
+class CganModelConfig(NetworksConfig):
     """`model` of `algorithm: cgan`."""
+
+    families = CONDITIONAL_NETWORKS
 
     generator_conditioning: Literal["concat", "batch_norm"] = Field(
         "concat",
-        description="label joined to z behind a layer of its own, or a scale and shift for each class in every norm",
+        description="label joined to z behind a layer of its own, or a scale and shift for each class in every norm "
+        "(of network resnet: in every block)",
     )
     discriminator_conditioning: Literal["concat", "projection"] = Field(
         "concat",
         description="label joined to the image, or its vector multiplied with the image's features",
     )
     conditional_mlp: ConditionalMlpConfig = Field(default_factory=ConditionalMlpConfig, description="of network mlp")
-
-    @field_validator("network", "discriminator")
-    @classmethod
-    def _known_network(cls, value: str | None) -> str | None:
-        if value is not None and value not in CONDITIONAL_NETWORKS:
-            guess = nearest(value, CONDITIONAL_NETWORKS.names())
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(CONDITIONAL_NETWORKS.names())} for cgan{hint}")
-        return value
 
 
 class CganConfig(GanRunConfig):
@@ -73,14 +66,9 @@ class CganConfig(GanRunConfig):
 
     @model_validator(mode="after")
     def _size_of_the_architecture(self) -> CganConfig:
-        height, width = self.data.height_width
-        families = {self.model.network, self.model.discriminator or self.model.network}
-        if "dcgan" in families and (height != width or height not in STAGES):
-            sizes = ", ".join(map(str, STAGES))
-            raise ValueError(
-                f"data.image_size: expected one of {sizes} for network dcgan, got {self.data.image_size}; or choose "
-                "model.network=mlp"
-            )
+        families = {"network": self.model.network, "discriminator": self.model.discriminator or self.model.network}
+        for key, family in families.items():
+            check_sides(key, family, CONDITIONAL_NETWORKS, *self.data.height_width)
         return self
 
 

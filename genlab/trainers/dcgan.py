@@ -7,15 +7,17 @@ fake images of the last discriminator update serve the generator's update too.
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from genlab.models.dcgan import STAGES
 from genlab.trainers.base import Batch, Metrics
-from genlab.trainers.gan import GanRunConfig, GanTrainer
+from genlab.trainers.gan import GanModelConfig, GanRunConfig, GanTrainer
 
 
 class DcganConfig(GanRunConfig):
     """`algorithm: dcgan`."""
+
+    model: GanModelConfig = Field(default_factory=GanModelConfig)
 
     @model_validator(mode="after")
     def _size_of_the_architecture(self) -> DcganConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -15,10 +15,10 @@ from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError
 from genlab.losses import ADVERSARIAL_LOSSES
-from genlab.models.gan_networks import GAN_NETWORKS
+from genlab.models.gan_networks import GAN_NETWORKS, check_sides
 from genlab.models.mlp import MlpConfig
 from genlab.optimizers import build_optimizer
-from genlab.registry import nearest
+from genlab.registry import Registry, nearest
 from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig, apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture, Trainer
 from genlab.trainers.diagnosis import discriminator_signs, sample_values
@@ -33,13 +33,11 @@ UNIFORM_RANGES = {
 }
 
 
-class GanConfig(Section):
-    """The game: which loss, how many discriminator updates to one of the generator, and what restrains it."""
+class GameConfig(Section):
+    """Which loss is played, and what restrains the players."""
 
     loss: str = Field("non_saturating", description="non_saturating, minimax, lsgan, hinge or wasserstein")
-    discriminator_steps: int = Field(1, ge=1, description="discriminator updates, each on a new batch, per step")
     regularizers: RegularizersConfig = Field(default_factory=RegularizersConfig)
-    ema: EmaConfig | None = Field(default_factory=EmaConfig, description="average of the generator; null: none")
 
     @field_validator("loss")
     @classmethod
@@ -51,33 +49,56 @@ class GanConfig(Section):
         return value
 
 
-class GanModelConfig(Section):
-    """Which networks play, and their sizes; each family of networks uses the sizes that it has."""
+class GanConfig(GameConfig):
+    """The game: which loss, how many discriminator updates to one of the generator, and what restrains it."""
 
-    network: str = Field("dcgan", description="family of generator and discriminator")
-    discriminator: str | None = Field(None, description="family of the discriminator where it is another")
+    discriminator_steps: int = Field(1, ge=1, description="discriminator updates, each on a new batch, per step")
+    ema: EmaConfig | None = Field(default_factory=EmaConfig, description="average of the generator; null: none")
+
+
+class LatentConfig(Section):
+    """z, which every GAN's `model` has; its networks and their sizes differ."""
+
     latent_dim: int = Field(100, ge=1, le=4096, description="length of z")
     latent_distribution: Literal["normal", "uniform", "uniform_unit_variance", "uniform_positive"] = Field(
         "normal", description="of z: N(0, 1), U(-1, 1), U(-sqrt 3, sqrt 3) as GAN's authors, or U(0, 1)"
     )
+
+
+class NetworksConfig(LatentConfig):
+    """Which networks of `families` play, and their sizes; each family of networks uses the sizes that it has."""
+
+    families: ClassVar[Registry[Any]]
+
+    network: str = Field("dcgan", description="family of generator and discriminator")
+    discriminator: str | None = Field(None, description="family of the discriminator where it is another")
     base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
-    discriminator_batch_norm: bool = Field(True, description="false where a gradient penalty is taken per sample")
-    mlp: MlpConfig = Field(default_factory=MlpConfig, description="sizes of network mlp")
+    discriminator_batch_norm: bool = Field(
+        True, description="of network dcgan; false where a gradient penalty is taken per sample"
+    )
 
     @field_validator("network", "discriminator")
     @classmethod
     def _known_network(cls, value: str | None) -> str | None:
-        if value is not None and value not in GAN_NETWORKS:
-            guess = nearest(value, GAN_NETWORKS.names())
+        if value is not None and value not in cls.families:
+            guess = nearest(value, cls.families.names())
             hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(GAN_NETWORKS.names())}{hint}")
+            raise ValueError(f"expected one of {', '.join(cls.families.names())}{hint}")
         return value
 
 
-class GanRunConfig(RunConfig):
-    """Sections of every GAN's configuration."""
+class GanModelConfig(NetworksConfig):
+    """Networks of samples without labels."""
 
-    model: GanModelConfig = Field(default_factory=GanModelConfig)
+    families = GAN_NETWORKS
+
+    mlp: MlpConfig = Field(default_factory=MlpConfig, description="sizes of network mlp")
+
+
+class GanRunConfig(RunConfig):
+    """Sections of every GAN's configuration; each algorithm has a `model` of its own."""
+
+    model: LatentConfig = Field(default_factory=LatentConfig)
     gan: GanConfig = Field(default_factory=GanConfig)
     generator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     discriminator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -110,6 +131,11 @@ class GanTrainer(Trainer):
                     f"model.{key}={family}: expected {' or '.join(kinds)}, got {self.data.kind}; "
                     f"choose {' or '.join(able) or 'another data set'}"
                 )
+            if self.data.kind == "images":
+                try:
+                    check_sides(key, family, GAN_NETWORKS, *shape[1:])
+                except ValueError as error:
+                    raise ConfigError(str(error)) from None
         try:
             generator = GAN_NETWORKS.get(families["network"]).generator(shape, model)
             discriminator = GAN_NETWORKS.get(families["discriminator"]).discriminator(shape, model)

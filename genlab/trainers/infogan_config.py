@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from genlab.codes import Codes
 from genlab.config import Section
-from genlab.trainers.gan import GanModelConfig, GanRunConfig
+from genlab.trainers.gan import GanRunConfig, LatentConfig
 
 
-class InfoGanModelConfig(GanModelConfig):
+class InfoGanModelConfig(LatentConfig):
     """`model` of `algorithm: infogan`: latent_dim = noise_dim + categories + uniform + gaussian."""
 
     network: Literal["infogan"] = "infogan"
-    discriminator: None = None
     latent_dim: int = Field(74, ge=1, le=4096, description="noise and codes together")
     noise_dim: int = Field(62, ge=0, le=4096, description="numbers of z that carry no code")
     categorical: list[int] = Field(
@@ -24,17 +23,14 @@ class InfoGanModelConfig(GanModelConfig):
     uniform: int = Field(2, ge=0, description="codes from U(-1, 1)")
     gaussian: int = Field(0, ge=0, description="codes from N(0, 1)")
     fixed_variance: bool = Field(False, description="Q of uniform and gaussian codes has variance 1, not a learned one")
+    base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
+    discriminator_batch_norm: bool = Field(True, description="false where a gradient penalty is taken per sample")
     dense_width: int = Field(1024, ge=1, le=65_536, description="units of G's first and the trunk's last layer")
     recognition_width: int = Field(128, ge=1, le=65_536, description="units of Q's own hidden layer")
     pixels: Literal["tanh", "sigmoid"] = Field(
         "tanh", description="G's output; sigmoid: it makes and D reads pixels in [0, 1], as in the authors' code"
     )
     negative_slope: float = Field(0.1, ge=0, lt=1, description="of D's leaky units: 0.1 in the paper, 0.01 in its code")
-
-    @field_validator("network", "discriminator")
-    @classmethod
-    def _known_network(cls, value: str | None) -> str | None:
-        return value
 
     @model_validator(mode="after")
     def _codes_exist(self) -> InfoGanModelConfig:

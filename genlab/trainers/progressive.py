@@ -8,7 +8,7 @@ faded alike. The game is WGAN-GP's with the drift term (appendix A), one critic 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -25,23 +25,18 @@ from genlab.models.progressive import (
 )
 from genlab.regularizers import DriftConfig, GradientPenaltyConfig, RegularizersConfig, apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics
-from genlab.trainers.gan import GanConfig, GanModelConfig, GanRunConfig, GanTrainer
+from genlab.trainers.gan import GanConfig, GanRunConfig, GanTrainer, LatentConfig
 from genlab.trainers.graphs import Uncaptured
 
 
-class ProgressiveModelConfig(GanModelConfig):
+class ProgressiveModelConfig(LatentConfig):
     """Sizes of the growing networks; the defaults are the authors' code's."""
 
-    network: str = Field("progressive", description="always progressive", pattern="^progressive$")
+    network: Literal["progressive"] = "progressive"
     latent_dim: int = Field(512, ge=1, le=4096, description="length of z")
     channel_budget: int = Field(8192, ge=8, description="feature maps at level l: channel_budget / 2^(l + 1), at most")
     max_channels: int = Field(512, ge=1, le=2048, description="feature maps of any layer at most")
     group_size: int = Field(4, ge=1, description="neighbours that the minibatch standard deviation compares")
-
-    @field_validator("network")
-    @classmethod
-    def _known_network(cls, value: str) -> str:
-        return value
 
 
 class ProgressiveScheduleConfig(Section):

@@ -74,6 +74,7 @@ def _adam() -> OptimizerConfig:
 class WganConfig(GanRunConfig):
     """`algorithm: wgan`."""
 
+    model: GanModelConfig = Field(default_factory=GanModelConfig)
     gan: WganGameConfig = Field(default_factory=WganGameConfig)
     wgan: WganScheduleConfig = Field(default_factory=WganScheduleConfig)
     generator_optimizer: OptimizerConfig = Field(default_factory=_rmsprop)

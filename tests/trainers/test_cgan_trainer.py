@@ -18,7 +18,13 @@ KINDS = {
     "mlp": ["model.network=mlp", "model.conditional_mlp={generator_joint_width: 32, image_width: 16}"],
     "mlp projection": ["model.network=mlp", "model.discriminator_conditioning=projection"],
     "mixed": ["model.network=dcgan", "model.discriminator=mlp"],
-}
+    "resnet": ["model.network=resnet", "data.image_size=32", "data.batch_size=8"],
+    "resnet projection": [
+        "model.network=resnet", "data.image_size=32", "data.batch_size=8",
+        "model.discriminator_conditioning=projection", "model.generator_conditioning=batch_norm",
+    ],
+    "dcgan against resnet": ["model.discriminator=resnet", "data.image_size=32"],
+}  # fmt: skip
 
 
 def build(*overrides: str, classes: int | None = 10) -> CganTrainer:
@@ -33,7 +39,7 @@ def batch(count: int = 16, size: int = 28) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_change_samples_and_losses(kind):
     trainer, twin = build(*KINDS[kind]), build(*KINDS[kind])
-    given = batch()
+    given = batch(size=trainer.data.shape[-1])
     for _ in range(2):
         trainer.advance(given)
         twin.advance(given)
@@ -171,7 +177,13 @@ def test_what_does_not_fit_is_refused_in_one_line():
         build("model.network=mlp", "model.generator_conditioning=batch_norm")
     with pytest.raises(ConfigError, match="expected 'concat' or 'projection', got 'film'"):
         build("model.discriminator_conditioning=film")
-    with pytest.raises(ConfigError, match="model.network: expected one of dcgan, mlp for cgan, got 'progressive'"):
+    with pytest.raises(ConfigError, match="data.image_size: expected one of 32, 64 for network resnet, got 28; or "):
+        build("model.network=resnet")
+    with pytest.raises(ConfigError, match="or choose model.discriminator=dcgan or mlp"):
+        build("model.network=dcgan", "model.discriminator=resnet")
+    with pytest.raises(ConfigError, match="unknown key 'model.mlp'"):
+        build("model.network=mlp", "model.mlp.generator_hidden=[7]")
+    with pytest.raises(ConfigError, match="model.network: expected one of dcgan, mlp, resnet, got 'progressive'"):
         build("model.network=progressive")
     trainer = build()
     with pytest.raises(UserError, match="expected the class of each image, got none"):

@@ -189,3 +189,15 @@ def test_the_papers_settings_build_with_their_rates():
     assert [network.pixels for network in networks] == ["sigmoid", "sigmoid"]
     in_d = {id(p) for group in trainer.optimizers["discriminator"].param_groups for p in group["params"]}
     assert {id(p) for p in trainer.networks["discriminator"].recognition.parameters()} <= in_d
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.mlp.pieces=2", "model.mlp"),
+        ("model.discriminator=mlp", "model.discriminator"),
+    ],
+)
+def test_keys_of_other_networks_are_unknown(override, key):
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'"):
+        load_config("infogan_tiny", [override])

@@ -113,3 +113,17 @@ def test_learns_to_draw_blobs_where_the_data_has_them(tmp_path):
     ends = [start, load_bundle(tmp_path / "run").trainer]
     before, after = ((t.sample(500, torch.Generator().manual_seed(0)).mean(0) - real).abs().mean() for t in ends)
     assert after < 0.65 * before
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("model.discriminator=mlp", "model.discriminator"),
+        ("model.base_channels=7", "model.base_channels"),
+        ("model.mlp.pieces=2", "model.mlp"),
+        ("model.discriminator_batch_norm=false", "model.discriminator_batch_norm"),
+    ],
+)
+def test_keys_of_other_networks_are_unknown(override, key):
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'"):
+        load_config("progressive_tiny", [override])

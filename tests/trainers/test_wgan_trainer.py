@@ -268,8 +268,16 @@ def test_points_are_trained_on_sampled_and_drawn(name, tmp_path):
 def test_images_need_networks_of_images_and_points_those_of_points():
     with pytest.raises(ConfigError, match=r"model\.network=resnet: expected images, got points"):
         build("wgan_gp", *POINTS, "model.network=resnet")
-    with pytest.raises(ConfigError, match=r"expected image_size to be 32 or 64, got 28"):
-        build("wgan_gp", "model.network=resnet")
+
+
+@pytest.mark.parametrize("name", ["wgan", "wgan_gp"])
+def test_a_size_that_the_networks_cannot_make_names_the_key_and_the_sizes_that_would_do(name):
+    with pytest.raises(ConfigError, match=r"^data\.image_size: expected one of 28, 32, 64, 128 for network dcgan"):
+        build(name, "data.image_size=40")
+    with pytest.raises(ConfigError, match=r"^data\.image_size: expected one of 32, 64 for network resnet, got 28; or "):
+        build(name, "model.network=resnet")
+    with pytest.raises(ConfigError, match=r"got 32x28; or choose model\.discriminator=mlp"):
+        build(name, "model.network=mlp", "model.discriminator=dcgan", "data.image_size=[32, 28]")
 
 
 def test_the_generator_gets_fresh_noise_for_its_own_update(monkeypatch):
