@@ -9,83 +9,37 @@ The discriminator is a classifier of K classes whose logits l also say how real 
     generator   |E f(x) - E f(G(z))|^2          feature matching: f = the discriminator's last hidden layer;
                 -log D(G(z)) in its place or beside it: `sgan.generator_loss`
 
-The test error is that of the averaged discriminator. Labels outside the budget never leave the data set.
+log Z is a critic's logit: `gan.loss` names other losses in place of these -log D, `gan.regularizers` what restrains the
+game (the codes of manifold entropy are f). The test error is that of the averaged discriminator. Labels outside the
+budget never leave the data set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError
+from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.models.sgan import SganConvGenerator, SganMlpGenerator, conv_discriminator, mlp_discriminator
-from genlab.ops import cross_entropy, gan_loss
+from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
+from genlab.regularizers import DiscriminatorRegularizer
 from genlab.trainers.base import Batch, Metrics, Trainer
 from genlab.trainers.diagnosis import discriminator_signs
+from genlab.trainers.graphs import Uncaptured
+from genlab.trainers.sgan_config import SganGameConfig, SganRunConfig
 
 if TYPE_CHECKING:
     from genlab.data import ImageDataset
     from genlab.data.joined import JoinedStream
     from genlab.metrics import Score
     from genlab.trainers.evaluation import EvaluationData
-
-
-class SganModelConfig(Section):
-    """The authors' networks: perceptrons (MNIST) or convolutions (CIFAR-10)."""
-
-    network: Literal["mlp", "conv"] = "mlp"
-    latent_dim: int = Field(100, ge=1, le=4096, description="length of z, uniform on [0, 1)")
-    discriminator_hidden: list[int] = Field([1000, 500, 250, 250, 250], min_length=1, description="mlp: widths")
-    generator_hidden: list[int] = Field([500, 500], min_length=1, description="mlp: widths")
-    input_noise: float = Field(0.3, ge=0, description="mlp: deviation of the noise on pixels in [0, 1]")
-    noise: float = Field(0.5, ge=0, description="mlp: deviation of the noise on hidden layers")
-    discriminator_channels: int = Field(96, ge=1, le=1024, description="conv: width of the first layers")
-    generator_channels: int = Field(128, ge=1, le=1024, description="conv: width of the last hidden map")
-
-
-class SganConfig(Section):
-    """What is learnt from which labels."""
-
-    labels: int = Field(100, ge=1, description="labelled images, as many of each class")
-    label_seed: int = Field(0, ge=0, description="which images those are: the number of the split")
-    unlabelled_weight: float = Field(
-        1.0, ge=0, description="of the mean of the unlabelled and the generated term; 2: of their sum"
-    )
-    generator_loss: Literal[
-        "feature_matching", "feature_matching_l1", "adversarial", "adversarial_feature_matching"
-    ] = Field(
-        "feature_matching",
-        description="distance of mean features: mean square, mean magnitude (the code's for CIFAR-10), or the game's "
-        "own loss, or that plus the squared length of the distance",
-    )
-    supervised_only: bool = Field(False, description="train the classifier on its labels alone: the baseline")
-    ema: EmaConfig = Field(default_factory=lambda: EmaConfig(decay=0.9999), description="of the discriminator")
-
-
-class SganRunConfig(RunConfig):
-    """`algorithm: sgan`."""
-
-    model: SganModelConfig = Field(default_factory=SganModelConfig)
-    sgan: SganConfig = Field(default_factory=SganConfig)
-    generator_optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=3e-3))
-    discriminator_optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=3e-3))
-
-    @model_validator(mode="after")
-    def _whole_batches(self) -> SganRunConfig:
-        if self.train.grad_accumulation > 1:
-            raise ValueError(
-                "train.grad_accumulation: expected 1 for sgan, whose feature matching is of a whole batch, got "
-                f"{self.train.grad_accumulation}"
-            )
-        return self
 
 
 def feature_distance(kind: str, difference: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,6 +58,15 @@ class SganTrainer(Trainer):
     config: SganRunConfig
     own_score_names = ("test_error", "test_error_unaveraged")
     scored_split = "test"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss = ADVERSARIAL_LOSSES.get(self.config.gan.loss)
+        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
+
+    def begin(self) -> None:
+        if self.config.sgan.supervised_only and self.config.gan != SganGameConfig():
+            self.notes.append("gan: sgan.supervised_only plays no game, so these settings have no effect")
 
     def build_networks(self) -> dict[str, nn.Module]:
         if self.data.num_classes is None or self.data.num_classes < 2:
@@ -130,6 +93,10 @@ class SganTrainer(Trainer):
 
     def averaged_networks(self) -> dict[str, EmaConfig]:
         return {"discriminator": self.config.sgan.ema}
+
+    @property
+    def graph_key(self) -> Hashable | Uncaptured:
+        return () if self.config.sgan.supervised_only else self.regularizer.graph_key(self.step, 1)
 
     def open_stream(self, dataset: ImageDataset, **settings: Any) -> JoinedStream:
         """Batches of `labelled_image` with `labelled_label`, and of `real_image` and `matched_image` without labels."""
@@ -170,23 +137,40 @@ class SganTrainer(Trainer):
         """Descends the classifier's loss on labelled images plus the real-or-generated loss on the others."""
         discriminator, config = self.networks["discriminator"], self.config.sgan
         parts = [batch["labelled_image"]]
+        count = len(parts[0])
         if not config.supervised_only:
-            parts += [batch["real_image"], self._generate(len(parts[0])).detach()]
+            parts += [batch["real_image"], self._generate(count).detach()]
         with self.update("discriminator") as update:
             with self.autocast():  # no statistics join the images of a batch: one pass serves all three
-                labelled, *others = discriminator(torch.cat(parts)).float().split(len(parts[0]))
+                features = discriminator.features(torch.cat(parts))
+                labelled, *others = discriminator.classify(features).float().split(count)
             loss_labelled = cross_entropy(labelled, batch["labelled_label"])
             error = (labelled.argmax(1) != batch["labelled_label"]).float().mean()
             update.record(loss_labelled=loss_labelled, labelled_error=error)
             loss = loss_labelled
             if others:
                 real, fake = (logits.logsumexp(1) for logits in others)  # log Z
-                loss_unlabelled = 0.5 * gan_loss("non_saturating", fake, real)
-                loss = loss + config.unlabelled_weight * loss_unlabelled
+                loss_unlabelled = 0.5 * self.loss.discriminator_loss(real, fake)
+                codes = features.split(count)[1]
+                penalties = self._penalties(*parts[1:], real, codes)
+                loss = sum(penalties.values(), loss + config.unlabelled_weight * loss_unlabelled)
                 update.record(loss_unlabelled=loss_unlabelled, real_logit=real.mean(), fake_logit=fake.mean())
-                update.record(**discriminator_signs(real, fake, 0.0))  # D(x) = 1/2 where log Z = 0
+                update.record(**discriminator_signs(real, fake, self.loss.boundary), **penalties)
             update.backward(loss)
+        if others:
+            self.regularizer.remember("real", [codes], self.distributed)
         return update.metrics
+
+    def _penalties(self, real: Tensor, fake: Tensor, real_logits: Tensor, codes: Tensor) -> Metrics:
+        """The terms of `gan.regularizers` that are due, of the critic log Z."""
+        regularizer, mixing = self.regularizer, None
+        if regularizer.draws_mixing:
+            mixing = self.noise.uniform(len(real), regularizer.numbers_per_sample, 1, 1)
+        return regularizer.penalties(self._log_z, real, fake, mixing, self.step, real_logits=real_logits, codes=[codes])
+
+    def _log_z(self, images: Tensor) -> Tensor:
+        """log Z(x), the logit of being real, (N,), of images (N, C, H, W)."""
+        return self.networks["discriminator"](images).float().logsumexp(1)
 
     def _update_generator(self, images: Tensor) -> Metrics:
         """Descends the distance of mean features, the adversarial loss, or both, through the frozen discriminator."""
@@ -201,7 +185,7 @@ class SganTrainer(Trainer):
                         target = discriminator.features(images).float().mean(0)
             terms, descended = [], []
             if logits is not None:
-                terms.append(gan_loss("non_saturating", logits.logsumexp(1)))
+                terms.append(self.loss.generator_loss(logits.logsumexp(1)))
                 descended.append(terms[-1])
             if kind != "adversarial":
                 moment = features.float().mean(0)
@@ -210,9 +194,21 @@ class SganTrainer(Trainer):
                 distance, slope = feature_distance(kind, difference)
                 terms.append(distance)
                 descended.append((slope * moment).sum())
-            update.backward(sum(descended))
-            update.record(loss_g=sum(terms))
+            penalties = self.regularizer.generator_penalties([features])
+            update.backward(sum(penalties.values(), sum(descended)))
+            update.record(loss_g=sum(terms), **penalties)
+        self.regularizer.remember("generated", [features], self.distributed)
         return update.metrics
+
+    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self.regularizer.state(), {}
+
+    def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.regularizer.load_state(tensors, self.device)
+
+    def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
+        """None where the generator is not trained: it would be found to have collapsed."""
+        return {} if self.config.sgan.supervised_only else super().vital_signs(examples)
 
     def _generate(self, count: int) -> Tensor:
         with self.autocast():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from genlab import data
 from genlab.config import load_config
 from genlab.errors import ConfigError, DataError
+from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.trainers import DataSpec, train
 from genlab.trainers.evaluation import EvaluationData
 from genlab.trainers.sgan import SganTrainer
@@ -75,6 +78,119 @@ def test_the_generator_descends_the_loss_that_is_named(kind):
     assert any(not torch.equal(generator_state[name], value) for name, value in generator.state_dict().items())
 
 
+QUIET = ["model.noise=0", "model.input_noise=0"]
+
+
+@pytest.mark.parametrize("loss", ADVERSARIAL_LOSSES.names())
+def test_both_players_take_any_adversarial_loss_of_log_z(loss):
+    trainer, dataset = build(*QUIET, f"gan.loss={loss}", "sgan.generator_loss=adversarial", "sgan.unlabelled_weight=2")
+    batch = next(trainer.open_stream(dataset, seed=0))
+    discriminator, game = trainer.networks["discriminator"], ADVERSARIAL_LOSSES.get(loss)
+    noise = trainer.noise.generator.get_state()
+    fake = trainer._generate(32).detach()
+    real_logit, fake_logit = (discriminator(images).logsumexp(1) for images in (batch["real_image"], fake))
+    both = game.discriminator_loss(real_logit, fake_logit)  # the weight 2 undoes the half
+    labelled = F.cross_entropy(discriminator(batch["labelled_image"]), batch["labelled_label"])
+    gradient = torch.autograd.grad(labelled + both, discriminator.head.direction)[0]
+    trainer.noise.generator.set_state(noise)
+    metrics = trainer._update_discriminator(batch)
+    assert metrics["loss_unlabelled"].item() == pytest.approx(both.item() / 2, rel=1e-4)
+    torch.testing.assert_close(discriminator.head.direction.grad, gradient, rtol=1e-3, atol=1e-6)
+    assert ("accuracy" in metrics) == (loss != "wasserstein")
+    noise = trainer.noise.generator.get_state()
+    with torch.no_grad():
+        expected = game.generator_loss(discriminator(trainer._generate(32)).logsumexp(1))
+    trainer.noise.generator.set_state(noise)
+    assert trainer._update_generator(batch["matched_image"])["loss_g"].item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
+
+
+CONV = [
+    "model.network=conv", "data.image_size=16", "data.batch_size=8", "model.discriminator_channels=4",
+    "model.generator_channels=4",
+]  # fmt: skip
+REGULARIZERS = {
+    "gradient_penalty": "{centre: real, target: 0.5, weight: 3}",
+    "r1": "{weight: 3}",
+    "drift": "{weight: 3}",
+    "consistency": "{weight: 3, shift: 0, flip: false}",
+    "manifold_entropy": "{weight: 3, norm_weight: 0.1}",
+}
+
+
+@pytest.mark.parametrize("network", [[], CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_a_regulariser_is_of_the_critic_log_z_and_teaches_the_discriminator(name, network):
+    weights, metrics = [], {}
+    for overrides in ([], [f"gan.regularizers.{name}={REGULARIZERS[name]}"]):
+        trainer, dataset = build(*QUIET, *network, *overrides)
+        discriminator = trainer.networks["discriminator"]
+        for module in discriminator.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        stream = trainer.open_stream(dataset, seed=0)
+        trainer.advance(next(stream))  # has no codes of earlier updates
+        batch = next(stream)
+        images = batch["real_image"].clone().requires_grad_(True)
+        features, memory = discriminator.features(images), None
+        log_z = discriminator.classify(features).logsumexp(1)
+        squares = torch.autograd.grad(log_z.sum(), images, retain_graph=True)[0].flatten(1).square().sum(1)
+        if name == "manifold_entropy" and overrides:
+            memory = trainer.regularizer.manifold_entropy.memories["real"]
+            assert memory.shape == features.shape
+        metrics = trainer.advance(batch)
+        weights.append([parameter.detach() for parameter in discriminator.parameters()])
+    expected = {
+        "gradient_penalty": lambda: 3 * (squares.sqrt() - 0.5).square().mean(),
+        "r1": lambda: 1.5 * squares.mean(),
+        "drift": lambda: 3 * log_z.square().mean(),
+        "consistency": lambda: torch.zeros(()),  # neither moved nor mirrored
+        "manifold_entropy": lambda: (
+            3 * F.cosine_similarity(features[:, None], memory[None], dim=2).amax(1).mean()
+            + 0.3 * features.norm(dim=1).mean()
+        ),
+    }[name]()
+    assert metrics[name].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    assert ("manifold_entropy_g" in metrics) == (name == "manifold_entropy")
+    if name != "consistency":
+        assert any(not torch.equal(plain, restrained) for plain, restrained in zip(*weights, strict=True))
+
+
+def test_consistency_sees_what_the_critic_says_of_moved_images():
+    trainer, dataset = build(*QUIET, "gan.regularizers.consistency={shift: 2, flip: true}")
+    assert trainer.advance(next(trainer.open_stream(dataset, seed=0)))["consistency"] > 0
+
+
+def test_a_lazy_penalty_comes_with_its_interval():
+    trainer, dataset = build("gan.regularizers.r1={interval: 3}")
+    stream = trainer.open_stream(dataset, seed=0)
+    keys, told = [], []
+    for _ in range(6):
+        keys.append(trainer.graph_key)
+        told.append("r1" in trainer.advance(next(stream)))
+    assert told == [True, False, False] * 2
+    assert keys[:3] == keys[3:] and keys[0] != keys[1]
+
+
+def test_labels_alone_play_no_game_and_the_log_tells_it(tmp_path):
+    small = ["train.steps=2", "train.log_every=1", "train.tensorboard=false"]
+    game = ["gan.loss=hinge", "gan.regularizers.r1={}"]
+    for overrides in ([], game):
+        run = tmp_path / str(len(overrides))
+        config = load_config("sgan_tiny", [*small, *overrides, "sgan.supervised_only=true"])
+        train(config, run, evaluator=None)
+        rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        steps = [row for row in rows if "event" not in row]
+        assert all("loss_labelled" in row for row in steps)
+        # The generator never learns: that its samples are alike is no collapse.
+        assert not any(name.startswith(("diversity", "r1", "loss_g")) for row in steps for name in row)
+        told = "gan: sgan.supervised_only plays no game" in (run / "log.jsonl").read_text()
+        assert told == bool(overrides)
+    trainer, dataset = build(*small)
+    assert "diversity" in trainer.vital_signs(lambda count: {"image": torch.randn(count, *dataset.image_shape)})
+
+
 def test_labels_outside_the_budget_are_never_read():
     trainers, curves = [], []
     for poison in (False, True):
@@ -115,9 +231,14 @@ def test_the_two_streams_of_real_images_come_in_different_orders():
     [
         ("sgan.labels=9", DataError, ["sgan.labels", "at least 10", "9"]),
         ("sgan.labels=100000", DataError, ["sgan.labels", "at most", "100000"]),
+        ("data.limit=12", DataError, ["sgan.labels", "all 10 classes", "12 samples with none of class"]),
         ("data.name=two_domains", ConfigError, ["sgan", "unpaired"]),
         ("data.classes=[3]", ConfigError, ["two classes", "1"]),
         ("train.grad_accumulation=2", ConfigError, ["grad_accumulation", "2"]),
+        ("gan.regularizers.spectral_norm=true", ConfigError, ["gan.regularizers", "spectral_norm", "r1", "normalised"]),
+        ("gan.loss=hinges", ConfigError, ["gan.loss", "did you mean 'hinge'"]),
+        ("gan.discriminator_steps=2", ConfigError, ["gan.discriminator_steps"]),
+        ("gan.ema.decay=0.9", ConfigError, ["gan.ema"]),
     ],
 )
 def test_a_budget_or_set_that_will_not_do_is_one_clear_line(tmp_path, override, error, parts):
