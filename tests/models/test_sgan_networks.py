@@ -73,7 +73,7 @@ def test_the_perceptrons_are_those_of_the_authors_code():
 
 
 def test_dark_pixels_stay_apart_where_the_layers_compute_in_bfloat16():
-    """The spacing of bfloat16 just above -1 is 2^-8: half a grey of 255. Rounded so, the discriminator soon won."""
+    """The spacing of bfloat16 just above -1 is 2^-8, half a grey of 255; in [0, 1] there are hundreds of values."""
     generator = SganMlpGenerator((1, 28, 28), 8, (16,))
     generator.output.bias.data.fill_(-6.0)  # pixels of about 0.0025 in [0, 1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
