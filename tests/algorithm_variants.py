@@ -12,6 +12,16 @@ VARIANTS: dict[str, list[str]] = {
         "model.network=resnet", "data.image_size=32", "data.batch_size=8",
         "model.discriminator_conditioning=projection", "model.generator_conditioning=batch_norm",
     ],
+    "cyclegan+unet": ["model.network=unet"],
+    "pix2pix+resnet": ["model.network=resnet", "model.blocks=1"],
+    "sgan+conv": [
+        "model.network=conv", "data.image_size=16", "data.batch_size=8", "model.discriminator_channels=4",
+        "model.generator_channels=4",
+    ],
+    "sgan+restrained": [
+        "gan.loss=hinge", "sgan.generator_loss=adversarial_feature_matching", "gan.regularizers.gradient_penalty={}",
+        "gan.regularizers.consistency={shift: 1}", "gan.regularizers.manifold_entropy={buffer: 64}",
+    ],
     "wgan_gp+resnet": ["model.network=resnet", "data.image_size=32", "data.batch_size=8"],
 }  # fmt: skip
 CASES = [*ALGORITHMS.names(), *VARIANTS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -54,3 +54,25 @@ def unit_normalization(kind: Normalization, width: int, activation: str | None) 
     if kind == "group":
         return [nn.GroupNorm(math.gcd(GROUPS, width), width), *after]
     raise ValueError(f"normalization: expected batch, layer, group or none for units without maps, got {kind!r}")
+
+
+def picture_normalization(
+    kind: Literal["batch", "instance"], channels: int, *, running_statistics: bool, affine: bool, **activation: Any
+) -> nn.Module:
+    """A normalisation of generators that make pictures of pictures, with its activation.
+
+    Args:
+        kind: "batch" or "instance".
+        channels: of the maps.
+        running_statistics: whether batch normalisation follows its statistics and uses them in evaluation mode.
+        affine: whether instance normalisation has a scale and a shift; batch normalisation always does.
+        **activation: `activation` and `negative_slope` of the lab's layers.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind == "instance":
+        return InstanceNormAct2d(channels, affine=affine, **activation)
+    if kind != "batch":
+        raise ValueError(f"expected normalization batch or instance, got {kind!r}")
+    return BatchNormAct2d(channels, track_running_stats=running_statistics, **activation)

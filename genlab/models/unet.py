@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genlab.nn import BatchNormAct2d, Conv2d, ConvTranspose2d, InstanceNormAct2d
+from genlab.models.normalization import picture_normalization
+from genlab.nn import Conv2d, ConvTranspose2d
 from genlab.nn.init import normal_init
 
 SIZES = (32, 64, 128, 256, 512)
@@ -43,6 +44,7 @@ class UnetGenerator(nn.Module):
         normalization: "batch", or "instance", which is what the paper's batches of one image amount to.
         running_statistics: whether batch normalisation follows its statistics and uses them in evaluation mode. False
             takes those of the images at hand at test time too, as the paper does.
+        affine: whether instance normalisation has a scale and a shift; batch normalisation always does.
         dropout: share of features put out in the first three decoder layers, where `forward` gets noise.
 
     Attributes:
@@ -63,6 +65,7 @@ class UnetGenerator(nn.Module):
         *,
         normalization: Normalization = "batch",
         running_statistics: bool = False,
+        affine: bool = True,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ class UnetGenerator(nn.Module):
         depth = image_size.bit_length() - 1
         widths = [base_channels * min(2**level, 8) for level in range(depth)]
         self.dropout = dropout
-        self._norm = {"normalization": normalization, "running_statistics": running_statistics}
+        self._norm = {"kind": normalization, "running_statistics": running_statistics, "affine": affine}
         self.encoder = nn.ModuleList(self._encoder_layers(image_channels, widths))
         self.decoder = nn.ModuleList(self._decoder_layers(image_channels, widths))
         dropped = list(enumerate(reversed(widths[:-1])))[:DROPOUT_LAYERS]
@@ -86,7 +89,7 @@ class UnetGenerator(nn.Module):
         layers: list[nn.Module] = [Conv2d(image_channels, widths[0], **halving, **leaky)]
         for c_in, c_out in zip(widths[:-2], widths[1:-1], strict=True):
             convolution = Conv2d(c_in, c_out, **halving, bias=False)
-            layers.append(nn.Sequential(convolution, _normalization(c_out, **self._norm, **leaky)))
+            layers.append(nn.Sequential(convolution, picture_normalization(channels=c_out, **self._norm, **leaky)))
         layers.append(Conv2d(widths[-2], widths[-1], **halving, activation="relu"))
         return layers
 
@@ -97,7 +100,9 @@ class UnetGenerator(nn.Module):
         c_in = widths[-1]
         for c_out in reversed(widths[:-1]):
             convolution = ConvTranspose2d(c_in, c_out, **doubling, bias=False)
-            layers.append(nn.Sequential(convolution, _normalization(c_out, **self._norm, activation="relu")))
+            layers.append(
+                nn.Sequential(convolution, picture_normalization(channels=c_out, **self._norm, activation="relu"))
+            )
             c_in = 2 * c_out
         layers.append(ConvTranspose2d(c_in, image_channels, **doubling, activation="tanh"))
         return layers
@@ -124,11 +129,3 @@ class UnetGenerator(nn.Module):
                 hidden = hidden * (noise[index] >= self.dropout) / (1 - self.dropout)
             hidden = torch.cat([hidden, F.relu(next(skips))], dim=1)
         return self.decoder[-1](hidden)
-
-
-def _normalization(channels: int, normalization: str, running_statistics: bool, **activation) -> nn.Module:
-    if normalization == "instance":
-        return InstanceNormAct2d(channels, affine=True, **activation)
-    if normalization != "batch":
-        raise ValueError(f"U-Net: expected normalization batch or instance, got {normalization!r}")
-    return BatchNormAct2d(channels, track_running_stats=running_statistics, **activation)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genlab.ema import EmaConfig
-from genlab.models.cyclegan import ResnetGenerator, blocks_for
 from genlab.models.patchgan import PatchDiscriminator
+from genlab.models.translation_networks import translation_generator
 from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
 from genlab.trainers.cyclegan_config import CycleGanConfig
@@ -38,7 +38,7 @@ DISCRIMINATOR_WEIGHT = 0.5  # appendix 7.1: "we divide the objective by 2 while 
 
 
 class CycleGanTrainer(TranslationTrainer):
-    """Two ResNet generators, two PatchGANs."""
+    """Two generators of one family, two PatchGANs."""
 
     config_class = CycleGanConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("unpaired",)
@@ -54,11 +54,13 @@ class CycleGanTrainer(TranslationTrainer):
         self.pools = {domain: ImagePool(self.config.cycle.pool_size) for domain in "ab"}
 
     def build_networks(self) -> dict[str, nn.Module]:
-        model, patches, (channels, *size) = self.config.model, self.config.discriminator, self.data.shape
-        blocks = blocks_for(max(size)) if model.blocks is None else model.blocks
+        model, patches, (channels, height, width) = self.config.model, self.config.discriminator, self.data.shape
+        sizes = {"base_channels": model.base_channels, "blocks": model.blocks}
         networks: dict[str, nn.Module] = {}
         for way in ("ab", "ba"):
-            networks[f"generator_{way}"] = ResnetGenerator(channels, model.base_channels, blocks)
+            networks[f"generator_{way}"] = translation_generator(
+                model.network, channels, (height, width), **sizes, normalization="instance", affine=False
+            )
         for domain in "ab":
             network = PatchDiscriminator(channels, self.field(), patches.base_channels, patches.normalization)
             spectral = self.config.gan.regularizers.spectral_norm

@@ -7,15 +7,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from genlab.config import Section
-from genlab.models.cyclegan import check_size
+from genlab.models.translation_networks import TranslationNetwork, check_size
 from genlab.trainers.translation import PatchGanConfig, TranslationConfig, TranslationGanConfig
 
 
 class CycleGanModelConfig(Section):
-    """Both generators."""
+    """Both generators, without noise as in the authors' code; each family uses the sizes that it has."""
 
+    network: TranslationNetwork = Field("resnet", description="the paper's generator, or unet: Pix2Pix's")
     base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
-    blocks: int | None = Field(None, ge=0, le=64, description="residual blocks; default: 6, from 256 px on 9 (paper)")
+    blocks: int | None = Field(
+        None, ge=0, le=64, description="residual blocks of network resnet; default: 6, from 256 px on 9 (paper)"
+    )
 
 
 class CycleConfig(Section):
@@ -51,7 +54,7 @@ class CycleGanConfig(TranslationConfig):
     @model_validator(mode="after")
     def _size_of_the_networks(self) -> CycleGanConfig:
         try:
-            check_size(*self.data.height_width)
+            check_size(self.model.network, *self.data.height_width)
             self.discriminator.field(*self.data.height_width)
         except ValueError as error:
             raise ValueError(f"data.image_size: {error}") from None

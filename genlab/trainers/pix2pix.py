@@ -1,9 +1,9 @@
 """Pix2Pix (Isola, Zhu, Zhou and Efros 2017, "Image-to-Image Translation with Conditional Adversarial Networks").
 
-Symbols of section 3: x = input, y = target, z = noise (the dropout of the generator's first decoder layers, drawn
-here), G(x, z) = fake, lambda = objective.weight. As in the paper the discriminator sees pairs (x, y) and (x, G(x, z)),
-its objective is halved, the generator maximises log D(x, G(x, z)), and test pictures keep the noise and the statistics
-of training (section 3.3): each is normalised by itself, which at the paper's batches of one is what training does.
+Symbols of section 3: x = input, y = target, z = noise (the generator's dropout, drawn here), G(x, z) = fake,
+lambda = objective.weight. As in the paper the discriminator sees pairs (x, y) and (x, G(x, z)), its objective is
+halved, the generator maximises log D(x, G(x, z)), and test pictures keep the noise and the statistics of training
+(section 3.3): each is normalised by itself, which at the paper's batches of one is what training does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from genlab.config import Section
 from genlab.ema import EmaConfig
 from genlab.models.patchgan import PatchDiscriminator
-from genlab.models.unet import UnetGenerator, check_size
+from genlab.models.translation_networks import TranslationNetwork, check_size, translation_generator
 from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
 from genlab.trainers.diagnosis import discriminator_signs
@@ -37,14 +37,20 @@ if TYPE_CHECKING:
 
 
 class Pix2PixModelConfig(Section):
-    """The generator."""
+    """The generator; each family uses the sizes that it has."""
 
+    network: TranslationNetwork = Field("unet", description="the paper's generator, or resnet: CycleGAN's")
     base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
     normalization: Literal["batch", "instance"] = Field("batch", description="the same at batches of one picture")
     test_statistics: Literal["own", "running"] = Field(
         "own", description="of batch normalisation at test: of each picture by itself (paper), or those of training"
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="share put out in the first three decoder layers")
+    blocks: int | None = Field(
+        None, ge=0, le=64, description="residual blocks of network resnet; default: 6, from 256 px on 9 (CycleGAN)"
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="z: share put out in unet's first three decoder layers, in each of resnet's blocks"
+    )
     test_dropout: bool = Field(True, description="keep the dropout, the model's noise, at test (paper)")
 
 
@@ -67,7 +73,7 @@ class Pix2PixConfig(TranslationConfig):
     @model_validator(mode="after")
     def _size_of_the_networks(self) -> Pix2PixConfig:
         try:
-            check_size(*self.data.height_width)
+            check_size(self.model.network, *self.data.height_width)
             self.discriminator.field(*self.data.height_width)
         except ValueError as error:
             raise ValueError(f"data.image_size: {error}") from None
@@ -80,7 +86,7 @@ class Pix2PixConfig(TranslationConfig):
 
 
 class Pix2PixTrainer(TranslationTrainer):
-    """A U-Net against a PatchGAN that sees pairs."""
+    """A U-Net, or a ResNet, against a PatchGAN that sees pairs."""
 
     config_class = Pix2PixConfig
     data_kinds: ClassVar[tuple[str, ...]] = ("paired",)
@@ -90,15 +96,12 @@ class Pix2PixTrainer(TranslationTrainer):
     config: Pix2PixConfig
 
     def build_networks(self) -> dict[str, nn.Module]:
-        model, patches, (channels, size, _) = self.config.model, self.config.discriminator, self.data.shape
-        generator = UnetGenerator(
-            size,
-            channels,
-            model.base_channels,
-            normalization=model.normalization,
-            running_statistics=model.test_statistics == "running",
+        model, patches, (channels, height, width) = self.config.model, self.config.discriminator, self.data.shape
+        generator = translation_generator(
+            model.network, channels, (height, width), base_channels=model.base_channels, blocks=model.blocks,
+            normalization=model.normalization, affine=True, running_statistics=model.test_statistics == "running",
             dropout=model.dropout,
-        )
+        )  # fmt: skip
         seen = 2 * channels if self.config.objective.conditional else channels
         discriminator = PatchDiscriminator(seen, self.field(), patches.base_channels, patches.normalization)
         if self.config.gan.regularizers.spectral_norm:

@@ -60,3 +60,38 @@ def test_a_size_that_cannot_be_given_back_is_refused(size):
 
 def test_the_paper_uses_nine_blocks_from_256_px_on():
     assert [blocks_for(size) for size in (32, 128, 255, 256, 512)] == [6, 6, 6, 9, 9]
+
+
+def test_noise_puts_a_share_of_each_blocks_features_out_and_scales_the_others():
+    block = ResidualBlock(4, dropout=0.25)
+    images, noise = torch.randn(2, 4, 8, 8), torch.rand(2, 4, 8, 8)
+    hidden = block.norm1(block.conv1(images))
+    expected = block.norm2(block.conv2(torch.where(noise >= 0.25, hidden / 0.75, 0.0))) + images
+    torch.testing.assert_close(block(images, noise), expected, rtol=1e-4, atol=1e-5)
+    generator = ResnetGenerator(3, 2, 3, image_size=(16, 24), dropout=0.5)
+    assert generator.noise_shapes == [(8, 4, 6)] * 3
+    images = torch.randn(2, 3, 16, 24)
+    kept = [torch.ones(2, *shape) for shape in generator.noise_shapes]
+    assert not torch.allclose(generator(images, kept), generator(images))  # all are kept, and doubled
+    with pytest.raises(ValueError, match="3 tensors of noise or none, got 1"):
+        generator(images, kept[:1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dropout": 1.0, "image_size": (16, 16)}, r"dropout in \[0, 1\), got 1.0"),
+        ({"dropout": 0.5}, "expected image_size with dropout"),
+        ({"normalization": "layer"}, "batch or instance, got 'layer'"),
+    ],
+)
+def test_settings_that_cannot_be_built_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ResnetGenerator(3, 2, 1, **settings)
+
+
+def test_batch_and_instance_normalisation_are_one_thing_for_a_picture_alone():
+    batch, instance = (ResnetGenerator(3, 2, 1, normalization=kind, affine=True) for kind in ("batch", "instance"))
+    instance.load_state_dict(batch.state_dict())
+    images = torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(batch(images), instance(images), rtol=1e-4, atol=1e-5)

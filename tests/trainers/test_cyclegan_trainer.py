@@ -13,9 +13,10 @@ from training_jobs import assert_same_checkpoint, finish, run_ranks
 from genlab import data
 from genlab.checkpoint import checkpoint_name, find_checkpoint, load_checkpoint
 from genlab.config import RunConfig, ScheduleConfig, load_config
-from genlab.errors import ConfigError, UserError
+from genlab.errors import ConfigError, RunError, UserError
 from genlab.models.cyclegan import ResnetGenerator
 from genlab.models.patchgan import PatchDiscriminator
+from genlab.models.unet import UnetGenerator
 from genlab.schedules import build_schedule
 from genlab.trainers import DataSpec, train
 from genlab.trainers.cyclegan import CycleGanTrainer, together
@@ -317,9 +318,15 @@ def test_a_short_training_learns_to_come_back():
     [
         (
             ["data.image_size=30"],
-            "data.image_size: CycleGAN: expected sides of at least 16 px in multiples of 4, got 30x30",
+            "data.image_size: ResNet: expected sides of at least 16 px in multiples of 4, got 30x30",
         ),
         (["data.image_size=12"], "got 12x12"),
+        (
+            ["model.network=unet", "data.image_size=48"],
+            "data.image_size: U-Net: expected a square of 32, 64, 128, 256, 512 px, got 48x48; or choose "
+            "model.network=resnet",
+        ),
+        (["model.network=vit"], "model.network"),
         (["discriminator.receptive_field=286"], "at least 96 px for a receptive field of 286, got 32x32"),
         (["cycle.pool_size=-1"], "pool_size"),
         (["gan.loss=lsgn"], "did you mean 'lsgan'"),
@@ -329,6 +336,23 @@ def test_settings_that_do_not_fit_are_refused(overrides, message):
     with pytest.raises(ConfigError) as caught:
         config(*overrides)
     assert message in str(caught.value)
+
+
+def test_the_unet_of_pix2pix_trains_without_noise_and_translates_picture_by_picture(tmp_path):
+    trainer, batch = build("model.network=unet")
+    assert all(isinstance(trainer.networks[f"generator_{way}"], UnetGenerator) for way in ("ab", "ba"))
+    assert trainer.networks["generator_ab"].noise_shapes == []
+    for _ in range(2):
+        metrics = trainer.advance(batch)
+    assert all(torch.isfinite(value) for value in metrics.values())
+    whole = trainer.translate(batch["a"], torch.Generator(), "a_to_b")
+    singly = torch.cat([trainer.translate(image[None], torch.Generator(), "a_to_b") for image in batch["a"]])
+    torch.testing.assert_close(singly, whole, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(whole, trainer.translate(batch["a"], torch.Generator(), "b_to_a"))
+    options = config("model.network=unet", "train.steps=1")
+    result = train(options, tmp_path / "run", evaluator=None)
+    with pytest.raises(RunError, match="model.network: 'unet' -> 'resnet'"):
+        train(config("train.steps=2"), tmp_path / "other", resume=result.last_checkpoint, evaluator=None)
 
 
 def test_pairs_and_single_pictures_are_refused():

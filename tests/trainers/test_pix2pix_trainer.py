@@ -14,6 +14,8 @@ from genlab import data
 from genlab.checkpoint import checkpoint_name, find_checkpoint
 from genlab.config import RunConfig, load_config
 from genlab.errors import ConfigError, UserError
+from genlab.models.cyclegan import ResidualBlock
+from genlab.nn import BatchNormAct2d, InstanceNormAct2d
 from genlab.trainers import DataSpec, train
 from genlab.trainers.evaluation import EvaluationData
 from genlab.trainers.pix2pix import Pix2PixTrainer
@@ -139,6 +141,36 @@ def test_noise_and_statistics_of_the_training_are_options():
     assert not any("running" in key for key in plain.networks["generator"].state_dict())
 
 
+RESNET = ["model.network=resnet", "model.blocks=2"]
+
+
+@pytest.mark.parametrize("normalization", ["batch", "instance"])
+def test_the_resnet_of_cyclegan_has_dropout_in_its_blocks_as_noise(normalization):
+    trainer, batch = build(*RESNET, f"model.normalization={normalization}")
+    generator = trainer.networks["generator"]
+    assert generator.noise_shapes == [(16, 8, 8)] * 2
+    assert sum(isinstance(layer, ResidualBlock) for layer in generator.modules()) == 2
+    kind = {"batch": BatchNormAct2d, "instance": InstanceNormAct2d}[normalization]
+    assert isinstance(generator.layers[1], kind)
+    assert generator.layers[1].weight is not None
+    trainer.advance(batch)
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    first, again, other = (trainer.translate(batch["input"], seed) for seed in seeds)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other), "dropout is the noise"
+    parts = torch.Generator().manual_seed(1)
+    singly = torch.cat([trainer.translate(image[None], parts) for image in batch["input"]])
+    torch.testing.assert_close(singly, first, rtol=1e-4, atol=1e-5)
+
+
+def test_the_resnet_takes_pictures_that_are_not_square_and_as_many_blocks_as_the_paper():
+    settings = config("model.network=resnet", "model.dropout=0", "data.image_size=[32, 48]")
+    trainer = Pix2PixTrainer(settings, DataSpec("facades", "paired", (3, 32, 48)))
+    assert sum(isinstance(layer, ResidualBlock) for layer in trainer.networks["generator"].modules()) == 6
+    assert trainer.networks["generator"].noise_shapes == []
+    assert trainer.translate(torch.zeros(2, 3, 32, 48), torch.Generator()).shape == (2, 3, 32, 48)
+
+
 def test_it_translates_in_its_own_direction_and_draws_nothing_from_noise():
     trainer, batch = build("data.direction=b_to_a")
     assert trainer.directions == ("b_to_a",)
@@ -241,7 +273,9 @@ def test_scores_stand_beside_identity_and_nearest_neighbour():
     ("overrides", "message"),
     [
         (["data.image_size=48"], "data.image_size: U-Net: expected a square of 32, 64, 128, 256, 512 px, got 48x48"),
-        (["data.image_size=[32, 64]"], "got 32x64"),
+        (["data.image_size=[32, 64]"], "got 32x64; or choose model.network=resnet"),
+        (["model.network=resnet", "data.image_size=30"], "ResNet: expected sides of at least 16 px in multiples of 4"),
+        (["model.network=vit"], "model.network"),
         (["discriminator.receptive_field=142"], "at least 48 px for a receptive field of 142, got 32x32"),
         (["discriminator.receptive_field=71"], "receptive_field"),
         (["gan.discriminator_steps=2"], "discriminator_steps"),
