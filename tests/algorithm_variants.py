@@ -17,6 +17,7 @@ VARIANTS: dict[str, list[str]] = {
     "sgan+conv": [
         "model.network=conv", "data.image_size=16", "data.batch_size=8", "model.discriminator_channels=4",
         "model.generator_channels=4",
+        "train.channels_last=false",  # dropout's mask follows the memory order, which the kernels may choose otherwise
     ],
     "sgan+restrained": [
         "gan.loss=hinge", "sgan.generator_loss=adversarial_feature_matching", "gan.regularizers.gradient_penalty={}",
