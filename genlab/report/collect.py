@@ -148,6 +148,26 @@ def best_and_last(scores: list[dict[str, Any]]) -> dict[str, tuple[dict[str, Any
     return result
 
 
+def list_measurements(rows: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[list[float]]]]:
+    """name -> (steps, lists) of every list of numbers from 0 on in rows; the last length of a name counts."""
+    series: dict[str, tuple[list[int], list[list[float]]]] = {}
+    for row in rows:
+        for name, values in row.items():
+            if not isinstance(values, list) or not values or not all(map(_is_size, values)):
+                continue
+            steps, columns = series.setdefault(name, ([], []))
+            if columns and len(columns[-1]) != len(values):
+                steps.clear()
+                columns.clear()
+            steps.append(int(row["step"]))
+            columns.append([float(value) for value in values])
+    return series
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 def measurements(rows: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
     """name -> (steps, values) of everything numeric in the log."""
     series: dict[str, tuple[list[int], list[float]]] = {}

@@ -13,7 +13,8 @@ from typing import Any
 
 from genlab.log_rows import PER_SECOND, counted
 from genlab.report.charts import Chart, Series, format_number, render
-from genlab.report.collect import RunRecord, best_and_last, lower_is_better, measurements
+from genlab.report.collect import RunRecord, best_and_last, list_measurements, lower_is_better, measurements
+from genlab.report.heatmap import HeatMap, render_heat_map
 
 MAX_FRAMES = 32
 MAX_SAMPLE_BYTES = 24 * 2**20  # of PNG in one report; beyond that fewer grids are shown
@@ -84,6 +85,8 @@ def _progress(record: RunRecord) -> str:
 def _events(record: RunRecord) -> str:
     rows = []
     for event in record.events:
+        if event["event"] == "classes":
+            continue  # drawn among the curves
         rows.append(f"<tr><th>{escape(event['event'])}</th><td>{escape(describe_event(event))}</td></tr>")
     if record.skipped_lines:
         rows.append(f"<tr><th>unreadable lines</th><td>{record.skipped_lines} in the logs, left out</td></tr>")
@@ -185,6 +188,7 @@ def _scores(record: RunRecord) -> str:
 
 def _curves(record: RunRecord) -> str:
     charts = [render(chart) for chart in plan_charts(record)]
+    charts += [render_heat_map(heat) for heat in plan_heat_maps(record)]
     return f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
@@ -211,6 +215,14 @@ def plan_charts(record: RunRecord) -> list[Chart]:
     losses = [chart for chart in late if chart.title.startswith("losses")]
     scores = [chart for name in best_and_last(record.scores) if (chart := _score_chart(record, name))]
     return losses + scores + charts + [chart for chart in late if chart not in losses]
+
+
+def plan_heat_maps(record: RunRecord) -> list[HeatMap]:
+    """What rows of the log list (KL of each latent, samples of each class), and the histograms of evaluations."""
+    evaluations = [row for row in record.events if row["event"] == "classes" and isinstance(row.get("step"), int)]
+    lists = list_measurements(record.rows)
+    lists |= {f"{name} at evaluations": found for name, found in list_measurements(evaluations).items()}
+    return [HeatMap(name, steps, columns) for name, (steps, columns) in lists.items()]
 
 
 def families(names: list[str]) -> list[list[str]]:

@@ -34,6 +34,7 @@ from torch import Tensor
 from genlab.seeding import generator, preserved_rng
 
 if TYPE_CHECKING:
+    from genlab.data import ImageDataset
     from genlab.metrics import Score
     from genlab.trainers.base import Batch, Trainer
 
@@ -113,15 +114,23 @@ class Diagnosis:
     Args:
         trainer: what is watched.
         examples: n -> n samples of the training set, as a recorder gives them; None: nothing to compare samples with.
+        dataset: the training set; None: nothing says which classes samples are of.
 
     Attributes:
         state: JSON values that a resumed run goes on with: intervals in a row of each finding and the step at which
             it was first seen, recent sizes of losses and gradients, the largest diversity and distance of neighbours
-            so far, and the last lists.
+            so far, and the last two counts of classes.
     """
 
-    def __init__(self, trainer: Trainer, examples: Callable[[int], Batch] | None = None) -> None:
-        self.trainer = trainer
+    def __init__(
+        self,
+        trainer: Trainer,
+        examples: Callable[[int], Batch] | None = None,
+        dataset: ImageDataset | None = None,
+    ) -> None:
+        from genlab.trainers.class_watch import ClassWatch
+
+        self.trainer, self.classes = trainer, ClassWatch(trainer, dataset)
         # Read and decoded once: they are the same samples every time.
         self.examples = None if examples is None else functools.cache(examples)
         self.state: dict[str, Any] = {}
@@ -129,7 +138,8 @@ class Diagnosis:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's `state`; {} begins anew."""
-        self.state = {"streaks": {}, "since": {}, "sizes": {}, "varied": 0.0, "apart": 0.0, **copy.deepcopy(state)}
+        begun = {"streaks": {}, "since": {}, "sizes": {}, "varied": 0.0, "apart": 0.0, "classes": []}
+        self.state = {**begun, **copy.deepcopy(state)}
 
     @property
     def thresholds(self) -> Thresholds:
@@ -143,11 +153,13 @@ class Diagnosis:
         return {name: float(value) for name, value in (norms | signs).items()}
 
     def lists(self) -> dict[str, list[float]]:
-        """What `Judged.log_lists` gives at this step; leaves every generator as it was."""
+        """What `Judged.log_lists` gives at this step, and counts of classes; leaves every generator as it was."""
         if self.examples is None:
             return {}
         with preserved_rng(self.trainer.device):
-            return self.trainer.log_lists(self.examples)
+            counts = self.classes.lists()
+            self.state["classes"] = [*self.state["classes"], *counts.values()][-2:]
+            return {**self.trainer.log_lists(self.examples), **counts}
 
     def judge(self, step: int, values: dict[str, float]) -> list[Finding]:
         """Takes in a log interval's numbers; the findings that have just become due.
@@ -157,7 +169,7 @@ class Diagnosis:
             values: averages of the interval, gradient norms and vital signs.
         """
         values = self._of_a_living_generator(step, values)
-        found = [self._divergence(values), *self.trainer.findings(values)]
+        found = [self._missing_classes(step), self._divergence(values), *self.trainer.findings(values)]
         shown = {finding.what: finding for finding in found if finding is not None}
         self.state["since"] = {what: self.state["since"].get(what, step) for what in shown}
         if step < self.thresholds.warmup_steps:
@@ -183,6 +195,11 @@ class Diagnosis:
             return values
         unborn = "diversity" if highest["varied"] < limits.varied else "diversity_nearest"
         return {name: value for name, value in values.items() if not name.startswith(unborn)}
+
+    def _missing_classes(self, step: int) -> Finding | None:
+        """What the last counts of classes leave out, once the samples have been varied or should have been."""
+        living = step >= self.thresholds.late_steps or self.state["varied"] >= self.thresholds.varied
+        return self.classes.finding(self.state["classes"]) if living else None
 
     def _due(self, finding: Finding, streak: int) -> Finding | None:
         """The finding where it is to be told after so many intervals in a row, serious where it has lasted."""
@@ -341,10 +358,16 @@ def sample_values(batch: Batch) -> Tensor:
     return next(batch[key] for key in ("image", "point", "target", "b") if key in batch)
 
 
-def fixed_samples(trainer: Trainer, count: int) -> Tensor:
-    """The same `count` draws of noise through the present, not averaged weights: an average would show a fall late."""
+def fixed_samples(trainer: Trainer, count: int, draws: torch.Generator | None = None) -> Tensor:
+    """`count` draws of noise through the present, not averaged weights: an average would show a fall late.
+
+    Args:
+        trainer: whose samples.
+        count: how many.
+        draws: what the noise comes from; default: one that is the same at every call.
+    """
     before, trainer.use_ema = trainer.use_ema, False
     try:
-        return trainer.sample(count, generator(trainer.config.seed, "diagnosis"))
+        return trainer.sample(count, generator(trainer.config.seed, "diagnosis") if draws is None else draws)
     finally:
         trainer.use_ema = before

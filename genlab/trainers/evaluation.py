@@ -47,6 +47,7 @@ class EvaluationData:
         samples: images that a score may draw (`evaluate.samples`).
         seed: of everything random in the scores.
         progress: called with (what, done, total).
+        extractor: name, or an extractor at hand, that a judge is to be; None: that of `config.evaluate`.
     """
 
     config: RunConfig
@@ -54,6 +55,7 @@ class EvaluationData:
     samples: int
     seed: int = 0
     progress: Progress = _silent
+    extractor: str | FeatureExtractor | None = None
     _judge: FeatureExtractor | None = None
 
     @property
@@ -80,17 +82,77 @@ class EvaluationData:
         return torch.Generator().manual_seed(self.seed)
 
     def judge(self) -> FeatureExtractor:
-        """The classifier of the run's data set, trained on its first use and kept in the cache directory.
+        """The classifier that `judge_name` says; the data set's own is trained on its first use and cached.
 
         Calling it gives (features, logits); `accuracy`, `hash` and `describe()` belong into a score's protocol.
+
+        Raises:
+            UserError: an extractor that does not name the classes of the run's data set.
         """
         if self._judge is None:
             from genlab import metrics
+            from genlab.metrics.extractors.run import RunExtractor
+            from genlab.metrics.extractors.trained import TrainedExtractor
 
-            self._judge = metrics.resolve_for(
-                self.config.data, "classifier", device=self.device, progress=self.progress
-            )
+            given = self.extractor or self.config.evaluate.extractor
+            name = judge_name(given)
+            if isinstance(given, (RunExtractor, TrainedExtractor)):
+                self._judge = given
+            else:
+                data, device = self.config.data, self.device
+                self._judge = metrics.resolve_for(data, name, device=device, progress=self.progress)
         return self._judge
+
+    def check_judge(self) -> None:
+        """Raises UserError where `judge` would; trains nothing."""
+        if judge_name(self.extractor or self.config.evaluate.extractor) != "classifier":
+            self.judge()
+
+
+def judge_name(extractor: str | FeatureExtractor) -> str:
+    """Who names the classes of samples where features come from `extractor`: "classifier" or a classifier's run.
+
+    Inception's classes are those of photographs: beside it the data set's own classifier judges.
+
+    Raises:
+        MetricError: an extractor without classes.
+    """
+    given = extractor if isinstance(extractor, str) else extractor.name
+    if not isinstance(extractor, str):
+        without_classes = extractor.num_classes is None
+    else:
+        without_classes = extractor in ("pixels", "rotation")
+    if without_classes:
+        raise MetricError(
+            f"extractor {given!r}: expected one that names the data set's classes (auto, classifier, or a run of "
+            "algorithm classifier), because it is to judge samples, got one without classes; take another, or leave "
+            "own out of the metrics"
+        )
+    if not isinstance(extractor, str):
+        return "classifier"
+    return "classifier" if extractor in ("auto", "classifier", "inception") else extractor
+
+
+def judge_at_hand(config: RunConfig, device: torch.device, dataset: ImageDataset) -> FeatureExtractor | None:
+    """The judge that `EvaluationData.judge` would give, where nothing has to be trained for it; else None.
+
+    Args:
+        config: of the run.
+        device: where it runs.
+        dataset: what the run is trained on, which spares reading it again.
+
+    Raises:
+        UserError: an extractor that does not name the classes of the data set, or a set without a train split.
+    """
+    from genlab import data
+    from genlab.metrics import resolve
+    from genlab.metrics.extractors.trained import classifier_at_hand
+
+    name, whole = judge_name(config.evaluate.extractor), config.data.limit is None and config.data.split == "train"
+    train = dataset if whole else data.build(config.data.model_copy(update={"limit": None}), "train")
+    return (
+        classifier_at_hand(train, device=device) if name == "classifier" else resolve(name, train=train, device=device)
+    )
 
 
 def planned_metrics(config: RunConfig) -> tuple[list[str] | None, bool]:
@@ -116,6 +178,12 @@ def split_metrics(wanted: Sequence[str] | None, algorithm: str) -> tuple[list[st
             "noise alone"
         )
     return of_samples, "own" in wanted
+
+
+def _is_judged(config: RunConfig) -> bool:
+    from genlab.trainers import ALGORITHMS
+
+    return "judge_agreement" in ALGORITHMS.get(config.algorithm).own_score_names
 
 
 def score_trainer(
@@ -149,6 +217,9 @@ def score_trainer(
     settings = config.evaluate
     count = samples or settings.samples
     of_samples, own = split_metrics(settings.metrics if metrics is None else metrics, config.algorithm)
+    data = EvaluationData(config, trainer.device, count, seed, progress or _silent, extractor)
+    if own and _is_judged(config):
+        data.check_judge()
     scores: list[Score] = []
     if of_samples != []:
         scores += scoring.evaluate_generator(
@@ -166,7 +237,6 @@ def score_trainer(
             progress=progress,
         )
     if own:
-        data = EvaluationData(config, trainer.device, count, seed, progress or _silent)
         for score in trainer.scores(data):
             scores.append(dataclasses.replace(score, protocol={**score.protocol, **(facts or {})}))
     return scores
@@ -195,7 +265,10 @@ class DatasetEvaluator:
         names = ALGORITHMS.get(config.algorithm).own_score_names if own else ()
         check_evaluation(config.data, config.evaluate, of_samples, own_names=names, device=device)
         if own:
-            trainer.check_scores(EvaluationData(config, device, config.evaluate.samples))
+            data = EvaluationData(config, device, config.evaluate.samples)
+            trainer.check_scores(data)
+            if _is_judged(config):
+                data.check_judge()
 
     def __call__(self, trainer: Trainer, step: int) -> Sequence[Score]:
         from genlab import metrics

@@ -71,7 +71,7 @@ class Loop:
         self._signals = signals or SignalWatch()
         self._dataset_contents = getattr(dataset, "contents", None)
         self._notes = getattr(dataset, "notes", ())
-        self.diagnosis = Diagnosis(trainer, self.recorder.examples if dataset is not None else None)
+        self.diagnosis = Diagnosis(trainer, self.recorder.examples if dataset is not None else None, dataset)
         self.batch_numbers: list[int] = []  # of the present step
 
     @property
@@ -97,7 +97,8 @@ class Loop:
             facts["cuda_graphs"] = trainer.graphs.describe()
             self.recorder.log({"event": "environment", **facts})
             if self.last_checkpoint is None:
-                for note in (*self._notes, *trainer.notes):
+                without_judge = self.diagnosis.classes.note() if self.run is not None else None
+                for note in filter(None, (*self._notes, *trainer.notes, without_judge)):
                     self.recorder.log({"event": "note", "text": note})
             if self.distributed.gather(self.last_checkpoint)[0] is None:
                 self.save()  # from here on there is always something to resume from

@@ -14,6 +14,7 @@ from genlab.runs import RunDirectory, reporting_write_errors
 from genlab.seeding import generator, preserved_rng
 from genlab.trainers.base import Batch, Trainer, Writing
 from genlab.trainers.callbacks import Callback
+from genlab.trainers.class_watch import evaluation_row
 from genlab.trainers.diagnosis import score_findings
 from genlab.trainers.evaluation import EvaluationStopped, Evaluator, selecting_score
 
@@ -158,6 +159,9 @@ class Recorder:
         if self._train.tensorboard:
             self.run.add_scalars(step, {score.name: score.value for score in scores})
         self.tell("on_scores", step, scores)
+        for score in scores:
+            if score.name.startswith("class_kl") and "histogram" in score.protocol:
+                self.run.log.append(evaluation_row(step, score.protocol))
         for finding in score_findings(scores, self.trainer.data.class_names, self.trainer.thresholds):
             self.log(finding.event(step))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from training_jobs import assert_same_checkpoint, finish, run_ranks
 from genlab import data
 from genlab.checkpoint import checkpoint_name, find_checkpoint
 from genlab.config import load_config
-from genlab.errors import ConfigError, UserError
+from genlab.errors import ConfigError, RunError, UserError
 from genlab.reconstruction import pca_error, reconstruction_rows, squared_errors
 from genlab.trainers import DataSpec, train
 from genlab.trainers.autoencoder import AutoencoderTrainer
@@ -21,6 +22,7 @@ from genlab.trainers.evaluation import EvaluationData
 
 SMALL = ["data.image_size=8", "data.batch_size=8", "train.tensorboard=false", "train.sample_count=4"]
 CONV = ["model.network=conv", "model.hidden=[4,3]", "model.code=2"]
+EAGER = {"warmup_steps": 0, "late_steps": 0, "diversity": 1e-4}
 LAYERED = ["model.hidden=[12,6]", "model.code=2", "pretraining.steps=2", "train.steps=8"]
 
 
@@ -41,6 +43,31 @@ def twin_noise(trainer: AutoencoderTrainer) -> torch.Generator:
     generator = torch.Generator()
     generator.set_state(trainer.noise.generator.get_state())
     return generator
+
+
+# What is watched.
+
+
+def test_a_decoder_that_gives_one_picture_for_all_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(AutoencoderTrainer, "thresholds", replace(AutoencoderTrainer.thresholds, **EAGER))
+    train(tiny("train.steps=8", "train.log_every=2"), tmp_path / "healthy", evaluator=None)
+    settings = ["train.steps=12", "train.log_every=2", "train.on_collapse=stop"]
+    decode = AutoencoderTrainer.decode
+    monkeypatch.setattr(AutoencoderTrainer, "decode", lambda *args: torch.zeros_like(decode(*args)))
+    with pytest.raises(RunError, match=r"step 6: the autoencoder gives nearly the same for all pictures: .* lie at 0%"):
+        train(tiny(*settings), tmp_path / "dead", evaluator=None)
+    healthy = [json.loads(line) for line in (tmp_path / "healthy" / "log.jsonl").read_text().splitlines()]
+    assert not [row for row in healthy if row.get("event") == "diagnosis"]
+    assert all(row["diversity"] > 1e-4 for row in healthy if "event" not in row)
+
+
+def test_layers_that_are_not_trained_yet_are_not_watched():
+    trainer = build(*LAYERED)
+    examples = lambda count: batch(count)  # noqa: E731
+    trainer.step = 3
+    assert trainer.vital_signs(examples) == {}
+    trainer.step = 6
+    assert set(trainer.vital_signs(examples)) == {"diversity", "diversity_nearest"}
 
 
 # The loss.

@@ -45,7 +45,7 @@ def test_a_run_leaves_its_files_and_its_result_names_them(tmp_path):
     log = rows(tmp_path / "run" / "log.jsonl")
     assert log[0]["event"] == "environment"
     assert {"genlab", "torch", "device", "threads", "batch_size", "parameters"} <= log[0].keys()
-    assert [row["step"] for row in log[1:]] == [2, 4, 6, 8]
+    assert [row["step"] for row in log if "event" not in row] == [2, 4, 6, 8]
     assert log[-1]["images"] == 64
     assert {"time", "loss_d", "loss_g", "learning_rate", "images_per_second"} <= log[-1].keys()
     assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [
@@ -100,7 +100,7 @@ def test_a_lost_best_checkpoint_does_not_stop_a_resume_and_is_told(tmp_path, dam
     result = train(more, tmp_path / "run", resume="auto", evaluator=scripted(values))
     assert result.best_step == load_checkpoint(best).step == 6, "the next evaluation names a new one"
     notes = [row["text"] for row in rows(tmp_path / "run" / "log.jsonl") if row.get("event") == "note"]
-    assert len(notes) == 1 and "best checkpoint, of step 2, is lost" in notes[0]
+    assert len([text for text in notes if "best checkpoint, of step 2, is lost" in text]) == 1
 
 
 def test_a_missed_last_evaluation_is_made_up_for(tmp_path):

@@ -54,6 +54,12 @@ class RunExtractor(FeatureExtractor):
                 f"extractor {path}: expected a classifier of the classes of {train.name} "
                 f"({', '.join(names[:4])}, ...), got one of {data.name}; train one on the same data"
             )
+        expected = getattr(train, "num_classes", None)
+        if expected and expected != data.num_classes:
+            raise MetricError(
+                f"extractor {path}: expected a classifier of the {expected} classes of {train.name}, got one of "
+                f"{data.num_classes} ({data.name}); train one on the same data"
+            )
         if data.shape[0] not in (1, 3):
             raise MetricError(f"extractor {path}: expected a classifier of 1 or 3 channels, got {data.shape[0]}")
         network = bundle.trainer.inference_network("classifier")

@@ -127,6 +127,17 @@ def rotation_extractor(
     return _cached("rotation", train, held_out, torch.device(device), seed, progress)
 
 
+def classifier_at_hand(train: Any, *, device: str | torch.device = "cpu", seed: int = 0) -> TrainedExtractor | None:
+    """What `classifier_extractor` would give where it is in the cache; None where it would have to be trained.
+
+    Raises:
+        MetricError: the data set has no classes.
+    """
+    name, recipe = _plan("classifier", train, seed)
+    loaded = _read(_place(name, recipe, train), recipe)
+    return None if loaded is None else TrainedExtractor(name, loaded[0], recipe, loaded[1], torch.device(device))
+
+
 def announce_trained(kind: str, train: Any, seed: int = 0) -> ExtractorFacts:
     """Name, features and classes of the "classifier" or "rotation" extractor of a data set; nothing is trained.
 
@@ -153,7 +164,7 @@ def _cached(
     kind: str, train: Any, held_out: Any | None, device: torch.device, seed: int, progress: Progress | None
 ) -> TrainedExtractor:
     name, recipe = _plan(kind, train, seed)
-    path = cache_dir() / "extractors" / f"{name}-{recipe.key(train.fingerprint)}.safetensors"
+    path = _place(name, recipe, train)
     loaded = _read(path, recipe)
     if loaded is None:
         network, facts = _train(name, recipe, train, held_out, device, progress)
@@ -164,6 +175,10 @@ def _cached(
             raise MetricError(f"{path}: could not be read back after training; check the disk")
     network, facts = loaded
     return TrainedExtractor(name, network, recipe, facts, device)
+
+
+def _place(name: str, recipe: Recipe, train: Any) -> Path:
+    return cache_dir() / "extractors" / f"{name}-{recipe.key(train.fingerprint)}.safetensors"
 
 
 def _recipe(task: str, train: Any, seed: int) -> Recipe:
