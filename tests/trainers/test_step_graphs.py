@@ -28,7 +28,7 @@ CONFIGS = {
     "vae": ("vae_tiny", ["vae.kl_warmup_steps=5"]),
     "infogan": ("infogan_tiny", []),
     "cgan": ("cgan_tiny", []),
-    "sgan": ("sgan_tiny", []),
+    "sgan": ("sgan_tiny", ["gan.regularizers.r1.interval=3", "gan.regularizers.consistency.shift=1"]),
     "autoencoder": ("autoencoder_tiny", []),
     "classifier": ("classifier_tiny", []),
     # Not an LSTM: the last bit of oneDNN's depends on where its tensors lie.
