@@ -168,8 +168,13 @@ class Diagnosis:
             step: of the interval's end.
             values: averages of the interval, gradient norms and vital signs.
         """
+        sampled = "diversity" in values  # not where the generator is no part of the training
         values = self._of_a_living_generator(step, values)
-        found = [self._missing_classes(step), self._divergence(values), *self.trainer.findings(values)]
+        found = [
+            self._missing_classes(step) if sampled else None,
+            self._divergence(values),
+            *self.trainer.findings(values),
+        ]
         shown = {finding.what: finding for finding in found if finding is not None}
         self.state["since"] = {what: self.state["since"].get(what, step) for what in shown}
         if step < self.thresholds.warmup_steps:

@@ -158,6 +158,7 @@ def test_a_generator_that_has_not_come_to_life_is_not_judged(at_hand):
     diagnosis = Diagnosis(trainer, None, data.build(trainer.config.data, "train"))
     diagnosis.state["classes"] = [[0, 0, 0, 160, *[0] * 6]]
     assert diagnosis.judge(400, {"diversity": 0.2, "diversity_nearest": 0.2}) == []
+    assert diagnosis.judge(4000, {"loss_labelled": 0.2}) == [], "no part of a training that has labels alone"
     assert [found.what for found in diagnosis.judge(420, {"diversity": 0.8, "diversity_nearest": 0.8})] == ["classes"]
 
 
