@@ -262,8 +262,11 @@ def _mean_distances(samples: Tensor) -> tuple[Tensor, Tensor]:
     return pairs, distances.masked_fill(itself, math.inf).amin(dim=1).mean()
 
 
-def collapse_finding(values: dict[str, float], limits: Thresholds) -> Finding | None:
-    """A collapse that `diversity_signs` shows, or None."""
+COLLAPSE_REMEDY = "a regulariser of the discriminator, a lower learning rate, or a Wasserstein loss"
+
+
+def collapse_finding(values: dict[str, float], limits: Thresholds, remedy: str = COLLAPSE_REMEDY) -> Finding | None:
+    """A collapse that `diversity_signs` shows, or None; `remedy` ends its "go back to a checkpoint from before, "."""
     shares = []
     if values.get("diversity", 1.0) < limits.diversity:
         shares.append(f"{values['diversity']:.0%} of the distance between real samples")
@@ -274,7 +277,7 @@ def collapse_finding(values: dict[str, float], limits: Thresholds) -> Finding | 
     return Finding(
         "collapse",
         f"the samples have collapsed: they lie at {' and '.join(shares)} from one another. What helps: go back to a "
-        "checkpoint from before, a regulariser of the discriminator, a lower learning rate, or a Wasserstein loss",
+        f"checkpoint from before, {remedy}",
     )
 
 

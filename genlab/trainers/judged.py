@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from genlab.errors import DataError
 from genlab.trainers.diagnosis import (
+    COLLAPSE_REMEDY,
     DIVERSITY_SAMPLES,
     Finding,
     Thresholds,
@@ -31,12 +32,14 @@ class Judged:
         own_score_names: names that `scores` may give.
         scored_split: the part of the data set that `scores` reads in any case; None: none.
         thresholds: when `findings` calls a number ill.
+        collapse_remedy: what helps samples that have collapsed, beside an earlier checkpoint.
     """
 
     draws_samples: ClassVar[bool] = True
     own_score_names: ClassVar[tuple[str, ...]] = ()
     scored_split: ClassVar[str | None] = None
     thresholds: ClassVar[Thresholds] = Thresholds()
+    collapse_remedy: ClassVar[str] = COLLAPSE_REMEDY
 
     def scores(self, data: EvaluationData) -> list[Score]:
         """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
@@ -76,5 +79,6 @@ class Judged:
         Args:
             values: the log's row: averages of what `train_step` returned, "grad_norm_<optimiser>", vital signs.
         """
-        judged = (collapse_finding(values, self.thresholds), saturation_finding(values, self.thresholds))
+        collapse = collapse_finding(values, self.thresholds, self.collapse_remedy)
+        judged = (collapse, saturation_finding(values, self.thresholds))
         return [finding for finding in judged if finding is not None]

@@ -24,6 +24,7 @@ class VaeLatents(Trainer):
     config: VaeRunConfig
     # Means of pixels over few latents lie closer together than pictures do.
     thresholds: ClassVar[Thresholds] = Thresholds(nearest=0.0)
+    collapse_remedy: ClassVar[str] = "a lower learning rate, a lower vae.beta, or more latents (model.latent_dim)"
 
     @property
     def label_count(self) -> int | None:
