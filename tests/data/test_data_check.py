@@ -106,8 +106,8 @@ def test_pairs_side_by_side_need_an_even_width_when_demanded(write):
 def test_a_split_of_one_domain_that_the_other_lacks_is_found(write):
     for folder in ("trainA", "trainB", "testA"):
         write.many(folder + "/" + folder + "{}.png", 10)
-    found = check(write.root).errors
-    assert [(finding.kind, finding.detail) for finding in found] == [("domains", "test images of one domain, none of B")]
+    found = [(finding.kind, finding.detail) for finding in check(write.root).errors]
+    assert found == [("domains", "test images of one domain, none of B")]
 
 
 def test_paired_demands_two_domains(write):
