@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from genlab.config import Section
-from genlab.errors import ConfigError, DataError, UserError
+from genlab.errors import ConfigError, UserError
 from genlab.models.conditional_networks import CONDITIONAL_NETWORKS
 from genlab.models.gan_networks import check_sides
 from genlab.regularizers import apply_spectral_norm
@@ -80,8 +80,7 @@ class CganTrainer(GanTrainer):
     own_score_names = ("judge_agreement",)
 
     def build_networks(self) -> dict[str, nn.Module]:
-        self._check_classes()
-        model, shape, classes = self.config.model, self.data.shape, self.data.num_classes
+        model, shape, classes = self.config.model, self.data.shape, self.data.require_classes("algorithm cgan")
         try:
             generator = CONDITIONAL_NETWORKS.get(model.network).generator(shape, classes, model)
             family = CONDITIONAL_NETWORKS.get(model.discriminator or model.network)
@@ -91,14 +90,6 @@ class CganTrainer(GanTrainer):
         if self.config.gan.regularizers.spectral_norm:
             apply_spectral_norm(discriminator)
         return {"generator": generator, "discriminator": discriminator}
-
-    def _check_classes(self) -> None:
-        if self.data.num_classes is None or self.data.num_classes < 2:
-            got = "none" if self.data.num_classes is None else f"only {', '.join(self.data.class_names or ('one',))}"
-            raise DataError(
-                f"data set {self.data.name!r}: expected at least 2 classes, which algorithm cgan needs, got {got}; "
-                "choose a labelled set (`genlab list datasets`), widen data.classes, or use algorithm dcgan"
-            )
 
     def train_step(self, *batches: Batch) -> Metrics:
         for k, batch in enumerate(batches):

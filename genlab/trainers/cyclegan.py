@@ -198,6 +198,12 @@ class CycleGanTrainer(TranslationTrainer):
             rows += [images, other, self.translate(other, generator, home)]
         return [Picture(torch.stack(rows, dim=1).flatten(0, 1), grid_columns(len(rows[0]), 6))]
 
+    def check_scores(self, data: EvaluationData) -> None:
+        from genlab.trainers.translation_scores import check_unpaired
+
+        super().check_scores(data)
+        check_unpaired(data)
+
     def scores(self, data: EvaluationData) -> list[Score]:
         from genlab.trainers.translation_scores import unpaired_scores
 

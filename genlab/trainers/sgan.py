@@ -69,12 +69,7 @@ class SganTrainer(Trainer):
             self.notes.append("gan: sgan.supervised_only plays no game, so these settings have no effect")
 
     def build_networks(self) -> dict[str, nn.Module]:
-        if self.data.num_classes is None or self.data.num_classes < 2:
-            raise ConfigError(
-                f"data.name={self.data.name}: expected a set of at least two classes for sgan, got "
-                f"{self.data.num_classes or 'none'}; choose a labelled set (`genlab list datasets`)"
-            )
-        model, shape, classes = self.config.model, self.data.shape, self.data.num_classes
+        model, shape, classes = self.config.model, self.data.shape, self.data.require_classes("algorithm sgan")
         try:
             if model.network == "mlp":
                 noises = (model.input_noise, model.noise)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genlab.errors import DataError
 from genlab.metrics import Score
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from genlab.trainers.evaluation import EvaluationData
     from genlab.trainers.pix2pix import Pix2PixTrainer
 
+LEAST_IMAGES = 2  # of a domain, without which no variance is to be had
 LOOKUP_SIDE = 64  # px that inputs are shrunk to before neighbours are looked for
 UNIT = "mean absolute difference of pixels in [-1, 1]"
 
@@ -74,6 +76,16 @@ def nearest_inputs(queries: Tensor, train: ImageDataset, data: EvaluationData) -
         seen += len(batch["input"])
         data.progress("look up nearest training inputs", seen, len(train))
     return index
+
+
+def check_unpaired(data: EvaluationData) -> None:
+    """Raises DataError where a domain has fewer test images than a distribution is compared by."""
+    test = data.dataset("test")
+    if min(test.lengths) < LEAST_IMAGES:
+        raise DataError(
+            f"data set {test.name!r}: expected at least {LEAST_IMAGES} test images of each domain for frechet and kid, "
+            f"got {test.lengths[0]} and {test.lengths[1]}; add some, or set evaluate.metrics=[]"
+        )
 
 
 def unpaired_scores(trainer: CycleGanTrainer, data: EvaluationData) -> list[Score]:

@@ -141,7 +141,7 @@ def test_a_data_set_of_one_class_stops_a_conditional_training_before_it_begins(g
     outcome = genlab("train", "cgan_tiny", "data.classes=[3]", "--run-dir", tmp_path / "run")
     assert outcome.code == 2
     assert len(outcome.error_lines) == 1
-    assert "expected at least 2 classes, which algorithm cgan needs, got only 3; choose" in outcome.err
+    assert "expected at least 2 classes, which algorithm cgan needs, got only 3; widen data.classes" in outcome.err
     assert not (tmp_path / "run").exists()
 
 

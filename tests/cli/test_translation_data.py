@@ -57,6 +57,15 @@ def test_a_domain_without_test_images_is_named(refused, tmp_path, layout):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_single_test_image_of_a_domain_is_too_few_to_compare_by(refused, tmp_path):
+    for folder, count in (("trainA", 3), ("trainB", 3), ("testA", 2), ("testB", 1)):
+        for number in range(count):
+            draw(tmp_path / "set" / folder / f"{number}.png")
+    line = refused("cyclegan", "evaluate.metrics=null")
+    assert "expected at least 2 test images of each domain for frechet and kid, got 2 and 1; add some, or" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_third_domain_is_named(refused, tmp_path):
     for name in ("A/1.png", "B/1.png", "C/1.png"):
         draw(tmp_path / "set" / name)

@@ -233,7 +233,7 @@ def test_the_two_streams_of_real_images_come_in_different_orders():
         ("sgan.labels=100000", DataError, ["sgan.labels", "at most", "100000"]),
         ("data.limit=12", DataError, ["sgan.labels", "all 10 classes", "12 samples with none of class"]),
         ("data.name=two_domains", ConfigError, ["sgan", "unpaired"]),
-        ("data.classes=[3]", ConfigError, ["two classes", "1"]),
+        ("data.classes=[3]", DataError, ["at least 2 classes", "algorithm sgan", "only 3"]),
         ("train.grad_accumulation=2", ConfigError, ["grad_accumulation", "2"]),
         ("gan.regularizers.spectral_norm=true", ConfigError, ["gan.regularizers", "spectral_norm", "r1", "normalised"]),
         ("gan.loss=hinges", ConfigError, ["gan.loss", "did you mean 'hinge'"]),
