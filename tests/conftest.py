@@ -65,6 +65,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         yield path
 
 
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A $GENLAB_CACHE of one test, where no judge lies that another test has trained."""
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "genlab-cache"))
+    return tmp_path / "genlab-cache"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real data: $GENLAB_TEST_DATA, else shared/data beside the checkout."""

@@ -35,6 +35,8 @@ from genlab.trainers.diagnosis import (
 from genlab.trainers.judged import Judged
 from genlab.trainers.vae import VaeTrainer
 
+pytestmark = pytest.mark.usefixtures("empty_cache")  # a judge at hand would count classes too
+
 EAGER = Thresholds(warmup_steps=0, late_steps=0)
 # Rows of the log at every step, a checkpoint at every second one.
 ROWS = ["train.log_every=1", "train.checkpoint_every=2", "train.keep_last=20", "train.steps=12"]

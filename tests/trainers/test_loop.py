@@ -15,6 +15,8 @@ from genlab.errors import UserError
 from genlab.trainers import Callback, train
 from genlab.trainers.evaluation import selecting_score
 
+pytestmark = pytest.mark.usefixtures("empty_cache")  # a judge at hand would change the log
+
 
 @dataclass
 class Score:
