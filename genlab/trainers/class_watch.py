@@ -14,7 +14,7 @@ import torch
 
 from genlab.errors import UserError
 from genlab.seeding import generator
-from genlab.trainers.diagnosis import DIVERSITY_SAMPLES, Finding, fixed_samples
+from genlab.trainers.diagnosis import DIVERSITY_SAMPLES, Finding, fixed_samples, missing_classes
 
 if TYPE_CHECKING:
     from genlab.data import ImageDataset
@@ -108,7 +108,7 @@ class ClassWatch:
         if not history or sum(history[-1]) < MISSING_FROM * len(history[-1]):
             return None
         counts, names = history[-1], self.trainer.data.class_names
-        total, limits = sum(counts), self.trainer.thresholds
+        total = sum(counts)
         called = [names[number] if names else str(number) for number in range(len(counts))]
         helps = "a regulariser of the discriminator, gan.regularizers.manifold_entropy, or a Wasserstein loss"
         if len(history) > 1 and max(counts) == total and _only(counts) == _only(history[-2]):
@@ -116,8 +116,7 @@ class ClassWatch:
                 f"the samples have collapsed to one class: the judge calls all {total} of them {called[_only(counts)]}"
             )
             return Finding("collapse", f"{text}, as it did the time before. What helps: {helps}")
-        least = limits.class_share * total / len(counts)
-        missing = [name for name, count in zip(called, counts, strict=True) if count < least]
+        missing = missing_classes(counts, names, self.trainer.thresholds)
         if not missing:
             return None
         seen = f"hardly any of classes {', '.join(missing)} among {total} samples, says the judge"

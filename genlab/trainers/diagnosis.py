@@ -281,6 +281,13 @@ def collapse_finding(values: dict[str, float], limits: Thresholds, remedy: str =
     )
 
 
+def missing_classes(counts: Sequence[int], class_names: Sequence[str] | None, limits: Thresholds) -> list[str]:
+    """Names (numbers where there are none) of the classes that hardly any of the counted samples is of."""
+    least = limits.class_share * sum(counts) / len(counts)
+    names = class_names or [str(number) for number in range(len(counts))]
+    return [name for name, count in zip(names, counts, strict=True) if count < least]
+
+
 def score_findings(scores: Sequence[Score], class_names: Sequence[str] | None, limits: Thresholds) -> list[Finding]:
     """What an evaluation shows: classes that the judge hardly finds among the samples, modes that no point reaches.
 
@@ -294,11 +301,9 @@ def score_findings(scores: Sequence[Score], class_names: Sequence[str] | None, l
         kind, protocol = score.name.split("[")[0], score.protocol
         if kind == "class_kl" and "histogram" in protocol:
             counts = protocol["histogram"]
-            least = limits.class_share * sum(counts) / len(counts)
-            missing = [number for number, count in enumerate(counts) if count < least]
-            names = [class_names[number] if class_names else str(number) for number in missing]
-            what = f"classes {', '.join(names)}" if missing else ""
-            seen = f"hardly any of {what} among {sum(counts)} samples, says {protocol.get('extractor', 'the judge')}"
+            missing = missing_classes(counts, class_names, limits)
+            judge = protocol.get("extractor", "the judge")
+            seen = f"hardly any of classes {', '.join(missing)} among {sum(counts)} samples, says {judge}"
         elif kind == "modes" and "num_modes" in protocol:
             missing = score.value < limits.mode_share * protocol["num_modes"]
             seen = f"{score.value:.0f} of {protocol['num_modes']} modes are reached"
