@@ -8,6 +8,7 @@ class.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,8 +97,15 @@ class ClassWatch:
         if self._judge is None:
             from genlab.trainers.evaluation import judge_at_hand
 
-            self._judge = judge_at_hand(self.trainer.config, self.trainer.device, self._dataset)
+            self._judge = judge_at_hand(self.trainer.config, self.trainer.device, self._training_set)
         return self._judge
+
+    @functools.cached_property
+    def _training_set(self) -> ImageDataset:
+        """What the judge is trained on; read once, though the judge is looked for many times."""
+        from genlab.trainers.evaluation import whole_training_set
+
+        return whole_training_set(self.trainer.config, self._dataset)
 
     def finding(self, history: list[list[int]]) -> Finding | None:
         """What the counts leave out.

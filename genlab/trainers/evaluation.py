@@ -133,23 +133,34 @@ def judge_name(extractor: str | FeatureExtractor) -> str:
     return "classifier" if extractor in ("auto", "classifier", "inception") else extractor
 
 
-def judge_at_hand(config: RunConfig, device: torch.device, dataset: ImageDataset) -> FeatureExtractor | None:
+def whole_training_set(config: RunConfig, dataset: ImageDataset) -> ImageDataset:
+    """The train split that a judge is trained on: `dataset`, what the run is trained on, where that is all of it.
+
+    Raises:
+        UserError: a set without a train split.
+    """
+    from genlab import data
+
+    if config.data.limit is None and config.data.split == "train":
+        return dataset
+    return data.build(config.data.model_copy(update={"limit": None}), "train")
+
+
+def judge_at_hand(config: RunConfig, device: torch.device, train: ImageDataset) -> FeatureExtractor | None:
     """The judge that `EvaluationData.judge` would give, where nothing has to be trained for it; else None.
 
     Args:
         config: of the run.
         device: where it runs.
-        dataset: what the run is trained on, which spares reading it again.
+        train: of `whole_training_set`.
 
     Raises:
-        UserError: an extractor that does not name the classes of the data set, or a set without a train split.
+        UserError: an extractor that does not name the classes of the data set.
     """
-    from genlab import data
     from genlab.metrics import resolve
     from genlab.metrics.extractors.trained import classifier_at_hand
 
-    name, whole = judge_name(config.evaluate.extractor), config.data.limit is None and config.data.split == "train"
-    train = dataset if whole else data.build(config.data.model_copy(update={"limit": None}), "train")
+    name = judge_name(config.evaluate.extractor)
     return (
         classifier_at_hand(train, device=device) if name == "classifier" else resolve(name, train=train, device=device)
     )
