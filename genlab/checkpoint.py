@@ -284,7 +284,10 @@ def find_checkpoint(run_or_file: str | Path, which: Literal["last", "best"] | in
     if which == "last":
         return steps[max(steps)]
     if which == "best":
-        raise CheckpointError(f"run {path}: has no best checkpoint because nothing was evaluated; use last or a step")
+        raise CheckpointError(
+            f"run {path}: expected a best checkpoint, found none: nothing was evaluated, or evaluate.select is none; "
+            "use last or a step"
+        )
     if which not in steps:
         raise CheckpointError(f"run {path}: expected one of the steps {', '.join(map(str, steps))}, got {which}")
     return steps[which]

@@ -197,7 +197,11 @@ class EvaluateConfig(Section):
     samples: int = Field(2000, ge=2, description="generated images of one evaluation")
     real_split: str = Field("train", description="part of the data set that is compared with")
     batch_size: int = Field(100, ge=1)
-    select: str | None = Field(None, description="score whose best checkpoint is kept; default: the first metric")
+    select: str | None = Field(
+        None,
+        description="score whose best checkpoint is kept beside the last; default: the first metric; none: no best "
+        "one, as where a choice by the test part would flatter what is reported on it",
+    )
 
 
 class KernelsConfig(Section):

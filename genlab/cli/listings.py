@@ -167,7 +167,7 @@ def _registered(section: type[BaseModel]) -> dict[str, list[str]]:
     from genlab.models.gan_networks import GAN_NETWORKS
     from genlab.trainers import ALGORITHMS
     from genlab.trainers.cgan import CganModelConfig
-    from genlab.trainers.gan import GanConfig, GanModelConfig
+    from genlab.trainers.gan_config import GanConfig, GanModelConfig
 
     tables: list[tuple[type[BaseModel], dict[str, list[str]]]] = [
         (ClassifierModelConfig, {"network": CLASSIFIERS.names()}),

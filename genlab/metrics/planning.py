@@ -41,7 +41,7 @@ def check_evaluation(
     if of_samples is None and settings.metrics is not None:
         of_samples = [metric for metric in settings.metrics if metric != "own"]
     metrics = [] if of_samples == [] else _check_metrics_of_samples(data, settings, of_samples, device)
-    names = [name for metric in metrics for name in METRICS[metric].names] + list(own_names)
+    names = [name for metric in metrics for name in METRICS[metric].names] + [*own_names, "none"]
     selected = settings.select
     if selected is not None and selected not in names and selected.split("[")[0] not in names:
         raise MetricError(f"evaluate.select: expected one of {', '.join(names)}, got {selected!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -40,8 +41,8 @@ class ConditionalNetworks:
     sides: tuple[int, ...] | None = None
 
 
-def _dcgan_generator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
-    return ConditionalDcganGenerator(
+def _square_generator(network: Callable[..., nn.Module], shape: Shape, num_classes: int, model: Any) -> nn.Module:
+    return network(
         square_side(shape), shape[0], num_classes, model.latent_dim, model.base_channels,
         conditioning=model.generator_conditioning,
     )  # fmt: skip
@@ -79,13 +80,6 @@ def _mlp_discriminator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
     )  # fmt: skip
 
 
-def _resnet_generator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
-    return ConditionalResnetGenerator(
-        square_side(shape), shape[0], num_classes, model.latent_dim, model.base_channels,
-        conditioning=model.generator_conditioning,
-    )  # fmt: skip
-
-
 def _resnet_discriminator(shape: Shape, num_classes: int, model: Any) -> nn.Module:
     return ConditionalResnetDiscriminator(
         square_side(shape), shape[0], num_classes, model.base_channels, conditioning=model.discriminator_conditioning
@@ -93,6 +87,10 @@ def _resnet_discriminator(shape: Shape, num_classes: int, model: Any) -> nn.Modu
 
 
 CONDITIONAL_NETWORKS: Registry[ConditionalNetworks] = Registry("conditional network")
-CONDITIONAL_NETWORKS.register("dcgan")(ConditionalNetworks(_dcgan_generator, _dcgan_discriminator, tuple(STAGES)))
+CONDITIONAL_NETWORKS.register("dcgan")(
+    ConditionalNetworks(partial(_square_generator, ConditionalDcganGenerator), _dcgan_discriminator, tuple(STAGES))
+)
 CONDITIONAL_NETWORKS.register("mlp")(ConditionalNetworks(_mlp_generator, _mlp_discriminator))
-CONDITIONAL_NETWORKS.register("resnet")(ConditionalNetworks(_resnet_generator, _resnet_discriminator, tuple(WIDTHS)))
+CONDITIONAL_NETWORKS.register("resnet")(
+    ConditionalNetworks(partial(_square_generator, ConditionalResnetGenerator), _resnet_discriminator, tuple(WIDTHS))
+)

@@ -21,7 +21,8 @@ from genlab.models.conditional_networks import CONDITIONAL_NETWORKS
 from genlab.models.gan_networks import check_sides
 from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
-from genlab.trainers.gan import GanRunConfig, GanTrainer, NetworksConfig
+from genlab.trainers.gan import GanTrainer
+from genlab.trainers.gan_config import GanRunConfig, NetworksConfig
 
 if TYPE_CHECKING:
     from genlab.metrics import Score

@@ -170,9 +170,11 @@ class CycleGanTrainer(TranslationTrainer):
 
     def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         pools = {f"pool_{domain}/{k}": v for domain, pool in self.pools.items() for k, v in pool.state().items()}
-        return pools, {}
+        tensors, values = super().extra_state()
+        return tensors | pools, values
 
     def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        super().load_extra_state(tensors, values)
         for domain, pool in self.pools.items():
             prefix = f"pool_{domain}/"
             state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

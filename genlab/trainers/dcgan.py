@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from genlab.models.dcgan import STAGES
 from genlab.trainers.base import Batch, Metrics
-from genlab.trainers.gan import GanModelConfig, GanRunConfig, GanTrainer
+from genlab.trainers.gan import GanTrainer
+from genlab.trainers.gan_config import GanModelConfig, GanRunConfig
 
 
 class DcganConfig(GanRunConfig):

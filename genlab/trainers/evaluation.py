@@ -117,20 +117,18 @@ def judge_name(extractor: str | FeatureExtractor) -> str:
     Raises:
         MetricError: an extractor without classes.
     """
-    given = extractor if isinstance(extractor, str) else extractor.name
-    if not isinstance(extractor, str):
-        without_classes = extractor.num_classes is None
+    if isinstance(extractor, str):
+        given, names_classes = extractor, extractor not in ("pixels", "rotation")
+        judge = "classifier" if extractor in ("auto", "classifier", "inception") else extractor
     else:
-        without_classes = extractor in ("pixels", "rotation")
-    if without_classes:
+        given, names_classes, judge = extractor.name, extractor.num_classes is not None, "classifier"
+    if not names_classes:
         raise MetricError(
             f"extractor {given!r}: expected one that names the data set's classes (auto, classifier, or a run of "
             "algorithm classifier), because it is to judge samples, got one without classes; take another, or leave "
             "own out of the metrics"
         )
-    if not isinstance(extractor, str):
-        return "classifier"
-    return "classifier" if extractor in ("auto", "classifier", "inception") else extractor
+    return judge
 
 
 def whole_training_set(config: RunConfig, dataset: ImageDataset) -> ImageDataset:
@@ -297,9 +295,11 @@ class DatasetEvaluator:
 def selecting_score(scores: Sequence[Score], wanted: str | None) -> Score | None:
     """The score that decides which checkpoint is best: the one called `wanted` (with or without "[extractor]").
 
-    Without a wish it is the first; "fid" also means a Frechet distance in other features. None where there are no
-    scores or the value is not finite.
+    Without a wish it is the first; "fid" also means a Frechet distance in other features. None where "none" is wanted,
+    where there are no scores, or the value is not finite.
     """
+    if wanted == "none":
+        return None
     aliases = {"fid": "frechet"}
     for score in scores:
         kind = score.name.split("[")[0]

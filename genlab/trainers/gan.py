@@ -1,110 +1,30 @@
-"""What all GAN trainers share: the configuration of the game, and its two updates."""
+"""What the GANs that make samples of noise share: their networks and optimisers, and the two updates of the game."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError
-from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.models.gan_networks import GAN_NETWORKS, check_sides
-from genlab.models.mlp import MlpConfig
 from genlab.optimizers import build_optimizer
-from genlab.registry import Registry, nearest
-from genlab.regularizers import DiscriminatorRegularizer, RegularizersConfig, apply_spectral_norm
-from genlab.trainers.base import Batch, Metrics, Picture, Trainer
+from genlab.regularizers import apply_spectral_norm
+from genlab.trainers.base import Batch, Metrics, Picture
 from genlab.trainers.diagnosis import discriminator_signs, sample_values
+from genlab.trainers.game import GameTrainer
+from genlab.trainers.gan_config import UNIFORM_RANGES, GanRunConfig
 from genlab.trainers.graphs import Uncaptured
 
 Condition = tuple[Tensor, ...]
 SCATTERED = 2000  # points of each kind in a picture
-UNIFORM_RANGES = {
-    "uniform": (-1.0, 1.0),
-    "uniform_unit_variance": (-math.sqrt(3), math.sqrt(3)),
-    "uniform_positive": (0.0, 1.0),
-}
 
 
-class GameConfig(Section):
-    """Which loss is played, and what restrains the players."""
-
-    loss: str = Field("non_saturating", description="non_saturating, minimax, lsgan, hinge or wasserstein")
-    regularizers: RegularizersConfig = Field(default_factory=RegularizersConfig)
-
-    @field_validator("loss")
-    @classmethod
-    def _known_loss(cls, value: str) -> str:
-        if value not in ADVERSARIAL_LOSSES:
-            guess = nearest(value, ADVERSARIAL_LOSSES.names())
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(ADVERSARIAL_LOSSES.names())}{hint}")
-        return value
-
-
-class GanConfig(GameConfig):
-    """The game: which loss, how many discriminator updates to one of the generator, and what restrains it."""
-
-    discriminator_steps: int = Field(1, ge=1, description="discriminator updates, each on a new batch, per step")
-    ema: EmaConfig | None = Field(default_factory=EmaConfig, description="average of the generator; null: none")
-
-
-class LatentConfig(Section):
-    """z, which every GAN's `model` has; its networks and their sizes differ."""
-
-    latent_dim: int = Field(100, ge=1, le=4096, description="length of z")
-    latent_distribution: Literal["normal", "uniform", "uniform_unit_variance", "uniform_positive"] = Field(
-        "normal", description="of z: N(0, 1), U(-1, 1), U(-sqrt 3, sqrt 3) as GAN's authors, or U(0, 1)"
-    )
-
-
-class NetworksConfig(LatentConfig):
-    """Which networks of `families` play, and their sizes; each family of networks uses the sizes that it has."""
-
-    families: ClassVar[Registry[Any]]
-
-    network: str = Field("dcgan", description="family of generator and discriminator")
-    discriminator: str | None = Field(None, description="family of the discriminator where it is another")
-    base_channels: int = Field(64, ge=1, le=1024, description="channels of the map next to the image; doubles inwards")
-    discriminator_batch_norm: bool = Field(
-        True, description="of network dcgan; false where a gradient penalty is taken per sample"
-    )
-
-    @field_validator("network", "discriminator")
-    @classmethod
-    def _known_network(cls, value: str | None) -> str | None:
-        if value is not None and value not in cls.families:
-            guess = nearest(value, cls.families.names())
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(cls.families.names())}{hint}")
-        return value
-
-
-class GanModelConfig(NetworksConfig):
-    """Networks of samples without labels."""
-
-    families = GAN_NETWORKS
-
-    mlp: MlpConfig = Field(default_factory=MlpConfig, description="sizes of network mlp")
-
-
-class GanRunConfig(RunConfig):
-    """Sections of every GAN's configuration; each algorithm has a `model` of its own."""
-
-    model: LatentConfig = Field(default_factory=LatentConfig)
-    gan: GanConfig = Field(default_factory=GanConfig)
-    generator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    discriminator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-
-
-class GanTrainer(Trainer):
+class GanTrainer(GameTrainer):
     """Networks "generator" and "discriminator" with one optimiser each, and the two updates of the game.
 
     Symbols of the GAN paper (Goodfellow et al. 2014, algorithm 1): x = real, z = noise, G(z) = fake. `condition` is
@@ -115,8 +35,6 @@ class GanTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.loss = ADVERSARIAL_LOSSES.get(self.config.gan.loss)
-        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
         if self.config.gan.regularizers.consistency is not None and self.data.kind == "points":
             raise ConfigError("gan.regularizers.consistency: expected images, which it shifts and mirrors, got points")
 
@@ -214,12 +132,6 @@ class GanTrainer(Trainer):
         regularizer.remember("real", seen, self.distributed)
         return update.metrics
 
-    def draw_mixing(self, real: Tensor) -> Tensor | None:
-        """Uniform numbers for each sample that penalties are taken with; None where none needs them."""
-        if not self.regularizer.draws_mixing:
-            return None
-        return self.noise.uniform(real.shape[0], self.regularizer.numbers_per_sample, *(1 for _ in real.shape[2:]))
-
     def update_generator(self, z: Tensor, fakes: list[Tensor] | None = None, condition: Condition = ()) -> Metrics:
         """Descends the generator's loss through the frozen discriminator.
 
@@ -243,12 +155,6 @@ class GanTrainer(Trainer):
                 seen += codes
         regularizer.remember("generated", seen, self.distributed)
         return update.metrics
-
-    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self.regularizer.state(), {}
-
-    def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.regularizer.load_state(tensors, self.device)
 
     # Sampling.
 

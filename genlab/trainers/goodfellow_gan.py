@@ -10,7 +10,8 @@ from pydantic import Field
 
 from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.diagnosis import sample_values
-from genlab.trainers.gan import GanModelConfig, GanRunConfig, GanTrainer
+from genlab.trainers.gan import GanTrainer
+from genlab.trainers.gan_config import GanModelConfig, GanRunConfig
 
 
 class GoodfellowModelConfig(GanModelConfig):

@@ -20,7 +20,8 @@ from genlab.models.infogan import InfoGanDiscriminator, InfoGanGenerator
 from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
 from genlab.trainers.diagnosis import discriminator_signs
-from genlab.trainers.gan import UNIFORM_RANGES, GanTrainer
+from genlab.trainers.gan import GanTrainer
+from genlab.trainers.gan_config import UNIFORM_RANGES
 from genlab.trainers.infogan_config import InfoGanConfig
 from genlab.traversal import Code, rows_to_grid, walk_codes
 

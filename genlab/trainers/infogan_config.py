@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from genlab.codes import Codes
 from genlab.config import Section
-from genlab.trainers.gan import GanRunConfig, LatentConfig
+from genlab.trainers.gan_config import GanRunConfig, LatentConfig
 
 
 class InfoGanModelConfig(LatentConfig):

@@ -25,7 +25,8 @@ from genlab.models.progressive import (
 )
 from genlab.regularizers import DriftConfig, GradientPenaltyConfig, RegularizersConfig, apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics
-from genlab.trainers.gan import GanConfig, GanRunConfig, GanTrainer, LatentConfig
+from genlab.trainers.gan import GanTrainer
+from genlab.trainers.gan_config import GanConfig, GanRunConfig, LatentConfig
 from genlab.trainers.graphs import Uncaptured
 
 

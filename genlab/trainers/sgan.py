@@ -25,13 +25,12 @@ from torch import Tensor, nn
 
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError
-from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.models.sgan import SganConvGenerator, SganMlpGenerator, conv_discriminator, mlp_discriminator
 from genlab.ops import cross_entropy
 from genlab.optimizers import build_optimizer
-from genlab.regularizers import DiscriminatorRegularizer
-from genlab.trainers.base import Batch, Metrics, Trainer
+from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.diagnosis import discriminator_signs
+from genlab.trainers.game import GameTrainer
 from genlab.trainers.graphs import Uncaptured
 from genlab.trainers.sgan_config import SganGameConfig, SganRunConfig
 
@@ -51,18 +50,13 @@ def feature_distance(kind: str, difference: Tensor) -> tuple[Tensor, Tensor]:
     return difference.square().mean(), 2 * difference / len(difference)
 
 
-class SganTrainer(Trainer):
+class SganTrainer(GameTrainer):
     """Semi-supervised GAN: a classifier learns from few labels and a generator. One optimiser each."""
 
     config_class = SganRunConfig
     config: SganRunConfig
     own_score_names = ("test_error", "test_error_unaveraged")
     scored_split = "test"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.loss = ADVERSARIAL_LOSSES.get(self.config.gan.loss)
-        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
 
     def begin(self) -> None:
         if self.config.sgan.supervised_only and self.config.gan != SganGameConfig():
@@ -158,10 +152,10 @@ class SganTrainer(Trainer):
 
     def _penalties(self, real: Tensor, fake: Tensor, real_logits: Tensor, codes: Tensor) -> Metrics:
         """The terms of `gan.regularizers` that are due, of the critic log Z."""
-        regularizer, mixing = self.regularizer, None
-        if regularizer.draws_mixing:
-            mixing = self.noise.uniform(len(real), regularizer.numbers_per_sample, 1, 1)
-        return regularizer.penalties(self._log_z, real, fake, mixing, self.step, real_logits=real_logits, codes=[codes])
+        mixing = self.draw_mixing(real)
+        return self.regularizer.penalties(
+            self._log_z, real, fake, mixing, self.step, real_logits=real_logits, codes=[codes]
+        )
 
     def _log_z(self, images: Tensor) -> Tensor:
         """log Z(x), the logit of being real, (N,), of images (N, C, H, W)."""
@@ -194,12 +188,6 @@ class SganTrainer(Trainer):
             update.record(loss_g=sum(terms), **penalties)
         self.regularizer.remember("generated", [features], self.distributed)
         return update.metrics
-
-    def extra_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self.regularizer.state(), {}
-
-    def load_extra_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.regularizer.load_state(tensors, self.device)
 
     def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
         """None where the generator is not trained: it would be found to have collapsed."""

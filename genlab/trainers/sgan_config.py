@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
 from genlab.regularizers import RegularizersConfig
-from genlab.trainers.gan import GameConfig
+from genlab.trainers.gan_config import GameConfig
 
 
 class SganModelConfig(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -13,14 +13,13 @@ from torch import Tensor
 from genlab.config import OptimizerConfig, RunConfig, Section
 from genlab.ema import EmaConfig
 from genlab.errors import ConfigError, UserError
-from genlab.losses import ADVERSARIAL_LOSSES, AdversarialLoss
 from genlab.models.patchgan import check_field, full_field
 from genlab.optimizers import build_optimizer
-from genlab.regularizers import DiscriminatorRegularizer
 from genlab.seeding import generator as seeded
-from genlab.trainers.base import Batch, Metrics, Trainer
+from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.diagnosis import Thresholds, diversity_signs
-from genlab.trainers.gan import GanConfig
+from genlab.trainers.game import GameTrainer
+from genlab.trainers.gan_config import GanConfig
 from genlab.trainers.graphs import Uncaptured
 
 ReceptiveField = Literal[1, 16, 34, 70, 142, 286, 574, "full"]
@@ -68,7 +67,7 @@ class TranslationConfig(RunConfig):
     discriminator_optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
 
 
-class TranslationTrainer(Trainer):
+class TranslationTrainer(GameTrainer):
     """A trainer whose model makes pictures of pictures.
 
     Attributes:
@@ -82,10 +81,14 @@ class TranslationTrainer(Trainer):
     thresholds: ClassVar[Thresholds] = Thresholds(warmup_steps=2000)
     config: TranslationConfig
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.loss, self.loss_scale = paper_losses(self.config.gan.loss)
-        self.regularizer = DiscriminatorRegularizer(self.config.gan.regularizers)
+    @property
+    def loss_scale(self) -> float:
+        """The factor that makes the lab's adversarial loss the papers' own.
+
+        Least squares are written without the 1/2 of Mao et al. in CycleGAN (Zhu et al. 2017, section 3.4), and the
+        weights of the other terms refer to that.
+        """
+        return 2.0 if self.config.gan.loss == "lsgan" else 1.0
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -124,12 +127,6 @@ class TranslationTrainer(Trainer):
             )
         return direction
 
-    def draw_mixing(self, real: Tensor) -> Tensor | None:
-        """Uniform numbers for each picture that penalties are taken with; None where none needs them."""
-        if not self.regularizer.draws_mixing:
-            return None
-        return self.noise.uniform(real.shape[0], self.regularizer.numbers_per_sample, 1, 1)
-
     def vital_signs(self, examples: Callable[[int], Batch]) -> Metrics:
         """How varied the translations of some training pictures are beside pictures of the domain they go to."""
         batch, draws = examples(WATCHED_EXAMPLES), seeded(self.config.seed, "diagnosis")
@@ -158,15 +155,6 @@ class TranslationTrainer(Trainer):
     def joint_optimizer(self, settings: OptimizerConfig, *names: str) -> torch.optim.Optimizer:
         """One optimiser over several networks."""
         return build_optimizer(settings, [p for name in names for p in self.networks[name].parameters()])
-
-
-def paper_losses(name: str) -> tuple[AdversarialLoss, float]:
-    """The lab's adversarial loss `name` and the factor that makes it the papers' own.
-
-    Least squares are written without the 1/2 of Mao et al. in CycleGAN (Zhu et al. 2017, section 3.4), and the weights
-    of the other terms refer to that.
-    """
-    return ADVERSARIAL_LOSSES.get(name), 2.0 if name == "lsgan" else 1.0
 
 
 def grid_columns(examples: int, pictures: int) -> int:

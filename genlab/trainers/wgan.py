@@ -17,7 +17,8 @@ from genlab.manifold_entropy import last_layer
 from genlab.regularizers import GradientPenaltyConfig, RegularizersConfig
 from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.diagnosis import sample_values
-from genlab.trainers.gan import GanConfig, GanModelConfig, GanRunConfig, GanTrainer
+from genlab.trainers.gan import GanTrainer
+from genlab.trainers.gan_config import GanConfig, GanModelConfig, GanRunConfig
 
 
 class CriticScheduleConfig(Section):

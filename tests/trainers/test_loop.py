@@ -11,7 +11,7 @@ from PIL import Image
 from training_jobs import tiny_config
 
 from genlab.checkpoint import find_checkpoint, load_checkpoint
-from genlab.errors import UserError
+from genlab.errors import CheckpointError, UserError
 from genlab.trainers import Callback, train
 from genlab.trainers.evaluation import selecting_score
 
@@ -79,6 +79,15 @@ def test_the_best_checkpoint_is_that_of_the_best_score_and_outlives_the_others(t
     assert result.last_scores[0]["value"] == values[8]
 
 
+def test_no_checkpoint_is_called_the_best_where_none_is_to_be_selected(tmp_path):
+    config = tiny_config("evaluate.every=4", "evaluate.select=none")
+    result = train(config, tmp_path / "run", evaluator=scripted({4: 2.0, 8: 1.0}))
+    assert (result.best_step, result.best_checkpoint, result.best_scores) == (None, None, [])
+    assert result.last_scores[0]["value"] == 1.0
+    with pytest.raises(CheckpointError, match="expected a best checkpoint, found none.*evaluate.select is none"):
+        find_checkpoint(tmp_path / "run", "best")
+
+
 def test_a_kill_between_the_best_checkpoint_and_its_mark_is_mended_on_resuming(tmp_path):
     config = tiny_config("train.steps=2")
     train(config, tmp_path / "run", evaluator=scripted({2: 1.0}))
@@ -117,7 +126,7 @@ def test_a_missed_last_evaluation_is_made_up_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
-    [(None, "frechet[x]"), ("fid", "frechet[x]"), ("is", "is[x]"), ("is[x]", "is[x]"), ("kid", None)],
+    [(None, "frechet[x]"), ("fid", "frechet[x]"), ("is", "is[x]"), ("is[x]", "is[x]"), ("kid", None), ("none", None)],
 )
 def test_the_selecting_score_is_found_by_metric_or_name(wanted, expected):
     found = selecting_score([Score("frechet[x]", 1.0), Score("is[x]", 2.0)], wanted)

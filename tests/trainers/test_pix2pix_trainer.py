@@ -114,15 +114,21 @@ def test_the_discriminator_sees_the_input_beside_the_output_unless_told_otherwis
     blind.advance(batch)
 
 
+def assert_that_dropout_is_the_noise(trainer, images, **tolerance):
+    """Drawn from the generator that is given, and of a picture whatever its neighbours; returns the translations."""
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    first, again, other = (trainer.translate(images, seed) for seed in seeds)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    parts = torch.Generator().manual_seed(1)
+    singly = torch.cat([trainer.translate(image[None], parts) for image in images])
+    torch.testing.assert_close(singly, first, **tolerance)
+    return first
+
+
 def test_noise_and_own_statistics_stay_on_at_test():
     trainer, batch = build()
-    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
-    first, again, other = (trainer.translate(batch["input"], seed) for seed in seeds)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other), "dropout is the noise"
-    parts = torch.Generator().manual_seed(1)
-    singly = torch.cat([trainer.translate(image[None], parts) for image in batch["input"]])
-    torch.testing.assert_close(singly, first)  # a picture does not depend on its neighbours
+    first = assert_that_dropout_is_the_noise(trainer, batch["input"])
     assert first.dtype == torch.float32
     assert first.abs().max() <= 1
 
@@ -154,13 +160,7 @@ def test_the_resnet_of_cyclegan_has_dropout_in_its_blocks_as_noise(normalization
     assert isinstance(generator.layers[1], kind)
     assert generator.layers[1].weight is not None
     trainer.advance(batch)
-    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
-    first, again, other = (trainer.translate(batch["input"], seed) for seed in seeds)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other), "dropout is the noise"
-    parts = torch.Generator().manual_seed(1)
-    singly = torch.cat([trainer.translate(image[None], parts) for image in batch["input"]])
-    torch.testing.assert_close(singly, first, rtol=1e-4, atol=1e-5)
+    assert_that_dropout_is_the_noise(trainer, batch["input"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_resnet_takes_pictures_that_are_not_square_and_as_many_blocks_as_the_paper():
