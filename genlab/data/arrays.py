@@ -45,6 +45,8 @@ class ArrayPictures:
         return self._at_size[size][torch.from_numpy(indices)]
 
     def _brought_to(self, size: tuple[int, int], indices: np.ndarray) -> Tensor:
+        if self._pixels.shape[1:] == (*size, self.channels):  # nothing to do one by one, which takes seconds of 60,000
+            return torch.from_numpy(self._pixels[indices]).permute(0, 3, 1, 2).contiguous()
         result = torch.empty((len(indices), self.channels, *size), dtype=torch.uint8)
         for row, index in enumerate(indices):
             pixels = convert_channels(self._pixels[index], self.channels)
