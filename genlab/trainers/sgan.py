@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -212,26 +214,10 @@ class SganTrainer(GameTrainer):
             return network(images.to(self.device)).float()
 
     def scores(self, data: EvaluationData) -> list[Score]:
-        """Share of the test images that are put into a wrong class."""
-        from genlab.data import iterate
-        from genlab.metrics import Score
+        """Share of the test images that are put into a wrong class, by the averaged and by the present weights."""
+        from genlab.metrics.classification import classification_scores
 
-        test, config = data.dataset("test"), self.config.sgan
-        classify: dict[str, Callable[[Tensor], Tensor]] = {
-            "test_error": self.classify,
-            "test_error_unaveraged": lambda images: self.classify(images, averaged=False),
-        }
-        wrong, seen = dict.fromkeys(classify, 0), 0
-        for batch in iterate(test, 500):
-            for name, logits in classify.items():
-                wrong[name] += int((logits(batch["image"]).argmax(1).cpu() != batch["label"]).sum())
-            seen += len(batch["label"])
-            data.progress("test images", seen, len(test))
-        protocol = {
-            "split": "test",
-            "count": seen,
-            "labels": config.labels,
-            "label_seed": config.label_seed,
-            "supervised_only": config.supervised_only,
-        }
-        return [Score(name, count / seen, None, protocol, lower_is_better=True) for name, count in wrong.items()]
+        facts = self.config.sgan.model_dump(mode="json", include={"labels", "label_seed", "supervised_only"})
+        averaged, _ = classification_scores(self.classify, data, facts)
+        present, _ = classification_scores(partial(self.classify, averaged=False), data, facts)
+        return [averaged, replace(present, name="test_error_unaveraged")]
