@@ -69,13 +69,16 @@ def consistency_penalty(
     Args:
         discriminator: images to logits, called once on T(x), in the precision of `real_logits`.
         real: (N, C, H, W).
-        real_logits: D(x).
+        real_logits: D(x), (N,) or (N, 1, H', W') of a discriminator of patches, of which the mean counts.
         numbers: uniform in [0, 1), (N, 3, ...).
         config: weight and kinds of variation.
     """
     config = config or ConsistencyConfig()
+    count = real.shape[0]
     half = real_logits.dtype in (torch.float16, torch.bfloat16)
     dtype = real_logits.dtype if half else None
     with torch.autocast(real.device.type, dtype=dtype, enabled=half):
         varied_logits = discriminator(vary(real, numbers, config))
-    return config.weight * (real_logits.float() - varied_logits.float()).square().mean()
+    # A map of logits moves with the picture, so what is compared is its mean: D(x) of the whole picture.
+    before, after = (logits.float().reshape(count, -1).mean(1) for logits in (real_logits, varied_logits))
+    return config.weight * (before - after).square().mean()

@@ -59,9 +59,15 @@ class RegularizersConfig(Section):
     """What restrains the players."""
 
     gradient_penalty: GradientPenaltyConfig | None = Field(
-        None, description="draws the norm of dD/dx to 1 between real and generated samples (Gulrajani et al. 2017)"
+        None,
+        description="draws the norm of dD/dx to 1 between real and generated samples (Gulrajani et al. 2017); of each "
+        "sample alone where the discriminator has no batch statistics",
     )
-    r1: R1Config | None = Field(None, description="keeps dD/dx small at real samples (Mescheder et al. 2018)")
+    r1: R1Config | None = Field(
+        None,
+        description="keeps dD/dx small at real samples (Mescheder et al. 2018); of each sample alone where the "
+        "discriminator has no batch statistics",
+    )
     drift: DriftConfig | None = Field(None, description="keeps D(x) near zero (Karras et al. 2018, appendix A.1)")
     consistency: ConsistencyConfig | None = Field(
         None, description="D says the same of a shifted, mirrored image (Zhang et al. 2020, CR-GAN)"
@@ -77,7 +83,8 @@ class RegularizersConfig(Section):
 def _input_gradient(discriminator: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """d sum(D(x)) / dx, flattened to (N, -1), itself differentiable.
 
-    The samples do not mix in the sum (without batch statistics), so row i is the gradient of D(x_i).
+    The samples do not mix in the sum (without batch statistics), so row i is the gradient of D(x_i). Through batch
+    statistics it also holds what x_i does to the logits of the others.
     """
     inputs = inputs.detach().float().requires_grad_(True)
     with torch.autocast(inputs.device.type, enabled=False):

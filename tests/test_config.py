@@ -75,6 +75,20 @@ def test_every_configuration_builds_its_networks(path):
     assert trainer.optimizers
 
 
+JUDGED_BY_THE_TEST_PART = {
+    "autoencoder", "cyclegan", "encoder_classifier", "pix2pix", "segmentation", "sgan", "vae",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if not path.stem.endswith("_tiny")], ids=lambda p: p.stem)
+def test_no_best_checkpoint_is_chosen_by_what_is_reported_of_the_test_part(path):
+    config = load_config(path)
+    if config.algorithm in JUDGED_BY_THE_TEST_PART:
+        assert config.evaluate.select == "none"
+    else:
+        assert config.evaluate.select not in ("test_error", "test_accuracy", "code_error")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -107,6 +107,21 @@ def test_a_discriminator_blind_to_shifts_and_mirroring_pays_nothing():
     assert consistency_penalty(blind, real, blind(real), torch.rand(4, 3, 1, 1)) == 0
 
 
+def test_consistency_of_a_map_of_logits_is_of_its_mean_which_mirroring_leaves():
+    """A discriminator of patches: its map is mirrored with the picture, which is no change of mind."""
+    patches = nn.Conv2d(1, 1, 2, stride=2)
+    patches.weight.data.fill_(0.25)
+    real, mirrored = torch.randn(4, 1, 6, 6), torch.zeros(4, 3, 1, 1)
+    config = ConsistencyConfig(weight=2, shift=0)
+    assert not torch.equal(patches(real), patches(vary(real, mirrored, config)))
+    assert consistency_penalty(patches, real, patches(real), mirrored, config).item() == pytest.approx(0, abs=1e-12)
+    shifted, config = torch.full((4, 3, 1, 1), 0.99), ConsistencyConfig(weight=2, shift=1)
+    means = [patches(images).mean((1, 2, 3)) for images in (real, vary(real, shifted, config))]
+    expected = 2 * (means[0] - means[1]).square().mean()
+    assert expected > 0
+    torch.testing.assert_close(consistency_penalty(patches, real, patches(real), shifted, config), expected)
+
+
 def test_manifold_entropy_is_the_papers_equation_8():
     codes = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     memory = torch.tensor([[4.0, 3.0], [-1.0, 0.0], [1.0, 0.0]])

@@ -252,6 +252,8 @@ class Loop:
         if self.run is None:
             return
         self.run.rewind(self.trainer.step)
+        if self.trainer.config.evaluate.select == "none":  # it may have been another when the run began
+            self.progress.best = None
         numbered = dict(list_checkpoints(self.run.checkpoints))
         best, best_step = self.run.checkpoints / BEST_NAME, (self.progress.best or {}).get("step")
         if best_step in numbered:

@@ -3,7 +3,8 @@
 
 Symbols of the papers: f_w = critic, the network "discriminator"; g_theta = generator; n_critic =
 gan.discriminator_steps; c = wgan.clip; lambda = gan.regularizers.gradient_penalty.weight; m = data.batch_size. The
-critic's estimate of the distance, E[f(x)] - E[f(g(z))], is the curve "wasserstein" of the log.
+critic's estimate of the distance, E[f(x)] - E[f(g(z))], is the curve "wasserstein" of the log; by another `gan.loss` it
+is no distance, and stays "margin".
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ class WganTrainer(GanTrainer):
             metrics = self.update_discriminator(x, fakes, update_number=self.critic_updates + t)  # w <- clip(w, -c, c)
         z = self.draw_noise(x.shape[0])
         metrics.update(self.update_generator(z))
-        metrics["wasserstein"] = metrics.pop("margin")
+        if self.config.gan.loss == "wasserstein":
+            metrics["wasserstein"] = metrics.pop("margin")
         return metrics
 
     def weight_bound(self, name: str) -> float | None:

@@ -88,6 +88,14 @@ def test_no_checkpoint_is_called_the_best_where_none_is_to_be_selected(tmp_path)
         find_checkpoint(tmp_path / "run", "best")
 
 
+def test_a_best_checkpoint_of_before_is_forgotten_where_none_is_selected_any_more(tmp_path):
+    assert train(tiny_config("train.steps=2"), tmp_path / "run", evaluator=scripted({2: 1.0})).best_step == 2
+    config = tiny_config("train.steps=4", "evaluate.select=none")
+    result = train(config, tmp_path / "run", resume="auto", evaluator=scripted({4: 2.0}))
+    assert (result.best_step, result.best_checkpoint) == (None, None)
+    assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()
+
+
 def test_a_kill_between_the_best_checkpoint_and_its_mark_is_mended_on_resuming(tmp_path):
     config = tiny_config("train.steps=2")
     train(config, tmp_path / "run", evaluator=scripted({2: 1.0}))

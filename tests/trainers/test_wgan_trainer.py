@@ -286,3 +286,11 @@ def test_the_generator_gets_fresh_noise_for_its_own_update(monkeypatch):
     monkeypatch.setattr(trainer, "draw_noise", lambda count: drawn.append(count) or torch.randn(count, 4))
     trainer.advance(*(images() for _ in range(trainer.batches_per_step)))
     assert len(drawn) == 4 + 1
+
+
+def test_the_margin_of_another_loss_is_not_called_a_distance():
+    trainer = build("wgan_gp", *POINTS, "gan.loss=hinge", "gan.discriminator_steps=1")
+    stream = trainer.open_stream(data.build(trainer.config.data, "train"), seed=0)
+    metrics = trainer.advance(next(stream))
+    assert "wasserstein" not in metrics
+    torch.testing.assert_close(metrics["margin"], metrics["real_logit"] - metrics["fake_logit"])
