@@ -36,13 +36,17 @@ class EMA:
         module: the network that is followed.
         config: decay, or half-life in images.
         images_per_step: samples of one update, over all processes.
+
+    Attributes:
+        images_per_step: of the next update; to be set where it changes.
+        images: samples of all updates so far.
     """
 
     def __init__(self, module: nn.Module, config: EmaConfig, images_per_step: int) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self.images_per_step = images_per_step
-        self.updates = 0
+        self.updates = self.images = 0
         self.weight = 0.0  # share of the average that comes from seen parameters; tends to 1
 
     def decay(self) -> float:
@@ -55,7 +59,7 @@ class EMA:
                 return 0.0
             half_life = self.images_per_step * math.log(0.5) / math.log(self.config.decay)
         if self.config.ramp is not None:
-            half_life = min(half_life, self.updates * self.images_per_step * self.config.ramp)
+            half_life = min(half_life, self.images * self.config.ramp)
         return 0.5 ** (self.images_per_step / half_life) if half_life > 0 else 0.0
 
     def update(self, module: nn.Module) -> None:
@@ -67,6 +71,7 @@ class EMA:
         decay = self.decay()
         self.weight = decay * self.weight + (1.0 - decay)
         self.updates += 1
+        self.images += self.images_per_step
         return (1.0 - decay) / self.weight
 
     def following(self, module: nn.Module, share: float | Tensor) -> WeightAverage:
@@ -88,7 +93,9 @@ class EMA:
 
     def state_dict(self) -> dict[str, Any]:
         """The counters; the tensors are those of `self.module.state_dict()`."""
-        return {"updates": self.updates, "weight": self.weight}
+        return {"updates": self.updates, "images": self.images, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the counters back; a state from before images were counted is of updates of `images_per_step`."""
         self.updates, self.weight = int(state["updates"]), float(state["weight"])
+        self.images = int(state.get("images", self.updates * self.images_per_step))

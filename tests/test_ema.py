@@ -41,10 +41,28 @@ def test_half_life_counts_images():
 def test_ramp_shortens_the_half_life_early_and_ends_at_the_decay():
     ema = EMA(nn.Linear(1, 1), EmaConfig(decay=0.999, ramp=0.05), images_per_step=10)
     assert ema.decay() == 0.0
-    ema.updates = 100  # 1000 images: a half-life of 50 images is 5 steps
+    ema.images = 1000  # a half-life of 50 images is 5 steps
     assert ema.decay() ** 5 == pytest.approx(0.5)
-    ema.updates = 10**7
+    ema.images = 10**8
     assert ema.decay() == pytest.approx(0.999, abs=1e-9)
+
+
+def test_updates_of_different_sizes_count_by_their_images():
+    ema = EMA(nn.Linear(1, 1), EmaConfig(half_life=1000, ramp=0.5), images_per_step=100)
+    module = nn.Linear(1, 1)
+    ema.update(module)
+    ema.images_per_step = 300
+    assert ema.decay() == pytest.approx(0.5 ** (300 / 50)), "half of the 100 images so far"
+    for _ in range(10):
+        ema.update(module)
+    assert (ema.updates, ema.images) == (11, 3100)
+    assert ema.decay() == pytest.approx(0.5 ** (300 / 1000))
+
+
+def test_a_state_from_before_images_were_counted_is_taken():
+    ema = EMA(nn.Linear(1, 1), EmaConfig(), images_per_step=8)
+    ema.load_state_dict({"updates": 5, "weight": 0.25})
+    assert (ema.updates, ema.images, ema.weight) == (5, 40, 0.25)
 
 
 def test_buffers_are_copied_and_integers_stay_integers():

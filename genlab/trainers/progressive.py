@@ -145,8 +145,11 @@ class ProgressiveTrainer(GanTrainer):
         return key if isinstance(key, Uncaptured) else (level, *key)
 
     def advance(self, *batches: Batch) -> Metrics:
+        images = sum(len(batch["image"]) for batch in batches) * self.distributed.world_size
+        for ema in self.ema.values():
+            ema.images_per_step = images
         metrics = super().advance(*batches)
-        self.images += sum(len(batch["image"]) for batch in batches) * self.distributed.world_size
+        self.images += images
         return metrics
 
     def train_step(self, *batches: Batch) -> Metrics:

@@ -39,6 +39,19 @@ def test_a_step_takes_as_many_batches_as_its_resolution_asks_for():
     assert seen[-1][:2] == (2, 8)
 
 
+def test_the_half_life_of_the_average_counts_images_at_every_resolution(monkeypatch):
+    trainer, stream = build("progressive.batches={4: 3, 8: 2}", "gan.ema={half_life: 40, ramp: 0.5}")
+    ema, shares = trainer.ema["generator"], []
+    share = ema.next_share
+    monkeypatch.setattr(ema, "next_share", lambda: shares.append(share()) or shares[-1])
+    for _ in range(7):
+        seen, count = trainer.images, trainer.batches_per_step
+        trainer.advance(*(next(stream) for _ in range(count)))
+        kept = 0.5 ** (8 * count / min(40, 0.5 * seen)) if seen else 0.0
+        assert shares[-1] == pytest.approx(1 - kept), f"after {seen} images"
+    assert trainer.images == ema.images == 2 * 24 + 5 * 16
+
+
 def test_real_images_are_faded_in_like_generated_ones():
     trainer, _ = build()
     images = torch.rand(2, 1, 8, 8)
