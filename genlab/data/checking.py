@@ -22,6 +22,7 @@ from genlab.data.decoding import (
     decode_image,
 )
 from genlab.data.files import Entry, FileTree, open_tree
+from genlab.data.halves import misfits
 from genlab.data.layout import Placed, groups_of, lacking_splits, place
 from genlab.errors import DataError
 
@@ -110,7 +111,7 @@ def check(
 
     Args:
         path: what to check.
-        paired: True demands a partner for every file of two domains, or an even width of files side by side; None
+        paired: True demands a partner for every file of two domains, or two pictures in every file side by side; None
             demands partners in folders A and B where at least half of the files have one.
         progress: called with (files read, files in all) after each file.
 
@@ -232,11 +233,9 @@ def _check_groups(
 
 
 def _check_halves(tree: FileTree, report: CheckReport, readable: list[_Inspection]) -> None:
-    for found in readable:
-        width = (found.shape or (0, 0, 0))[1]
-        if width % 2:
-            label = tree.label(found.item.entry)
-            report.add("error", "odd-width", label, f"expected an even width (A and B side by side), got {width}")
+    shaped = [(found.item.entry, found.shape[:2]) for found in readable if found.shape]
+    for misfit in misfits([size for _, size in shaped]):
+        report.add("error", misfit.kind, tree.label(shaped[misfit.index][0]), misfit.fault)
 
 
 def _check_partners(

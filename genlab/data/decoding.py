@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from genlab.errors import DataError
 
@@ -79,7 +80,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         ) from None
 
 
-def open_header(data: bytes, name: str) -> Image.Image:
+def open_header(data: bytes | BinaryIO, name: str) -> Image.Image:
     """Reads the header only and refuses bombs, before a pixel is decoded.
 
     Raises:
@@ -90,7 +91,7 @@ def open_header(data: bytes, name: str) -> Image.Image:
         with _WARNING_FILTERS, warnings.catch_warnings():
             # Pillow only warns between one and two times its limit; the limit is meant here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BombError(
             f"{name}: expected at most {Image.MAX_IMAGE_PIXELS} pixels, got a header that claims more "
@@ -103,6 +104,31 @@ def open_header(data: bytes, name: str) -> Image.Image:
     except Exception as error:  # broken headers reach the format plugins, which raise whatever they like
         detail = " ".join(str(error).split()) or type(error).__name__
         raise TruncatedImageError(f"{name}: expected an image, got a damaged header ({detail}); remove it") from None
+
+
+def size_of_image(stream: BinaryIO, name: str) -> tuple[int, int]:
+    """(height, width) that `decode_image` would give, from the header alone.
+
+    Args:
+        stream: the file from its beginning; must be able to seek.
+        name: what the error messages call it.
+
+    Raises:
+        DataError: as `open_header` does.
+    """
+    start = stream.read(26)
+    stream.seek(0)
+    image = open_header(stream, name)
+    try:
+        # Newer versions of Pillow turn the size of a TIFF when they open it, older ones when they load it.
+        width, height = (image.tag_v2[256], image.tag_v2[257]) if hasattr(image, "tag_v2") else image.size
+        # A PNG's own getexif would decode all of it, in search of an EXIF chunk behind the pixels.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # broken EXIF reaches the parsers, which raise whatever they like
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise TruncatedImageError(f"{name}: expected an image, got a damaged header ({detail}); remove it") from None
+    turned = orientation in (5, 6, 7, 8) and not _is_sixteen_bit_colour_png(start)
+    return (width, height) if turned else (height, width)
 
 
 def _to_array(image: Image.Image, name: str) -> np.ndarray:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from genlab.data.decoding import IMAGE_SUFFIXES
 from genlab.errors import DataError
@@ -65,21 +67,28 @@ class FileTree:
         Raises:
             DataError: gone, unreadable, or larger than `MAX_FILE_BYTES`.
         """
+        with self.stream(entry) as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise DataError(f"{self.label(entry)}: expected at most {MAX_FILE_BYTES} bytes, got more; remove it")
+        return data
+
+    @contextmanager
+    def stream(self, entry: Entry) -> Iterator[BinaryIO]:
+        """One file to read from, for those who need only its beginning.
+
+        Raises:
+            DataError: gone or unreadable, at once or while it is read.
+        """
         try:
             with open(entry.stored, "rb") as stream:
-                data = stream.read(MAX_FILE_BYTES + 1)
+                yield stream
         except OSError as error:
             raise DataError(f"{self.label(entry)}: cannot be read ({error.strerror}); restore or remove it") from None
-        return self._capped(data, entry)
 
     def label(self, entry: Entry) -> str:
         """What messages call the file."""
         return entry.stored
-
-    def _capped(self, data: bytes, entry: Entry) -> bytes:
-        if len(data) > MAX_FILE_BYTES:
-            raise DataError(f"{self.label(entry)}: expected at most {MAX_FILE_BYTES} bytes, got more; remove it")
-        return data
 
     def images(self) -> list[Entry]:
         """The files with an image suffix.
@@ -134,8 +143,9 @@ class ZipTree(FileTree):
             path = PurePosixPath(*PurePosixPath(member.filename).parts[skip:]).as_posix()
             yield Entry(path, member.file_size, member.CRC, member.filename)
 
-    def read(self, entry: Entry) -> bytes:
-        """All bytes of one member, its checksum verified.
+    @contextmanager
+    def stream(self, entry: Entry) -> Iterator[BinaryIO]:
+        """One member to read from; its checksum is verified by whoever reads it to the end.
 
         Raises:
             DataError: damaged, encrypted, or larger unpacked than `MAX_FILE_BYTES`.
@@ -147,7 +157,7 @@ class ZipTree(FileTree):
             )
         try:
             with self._open().open(entry.stored) as stream:
-                return self._capped(stream.read(MAX_FILE_BYTES + 1), entry)
+                yield stream
         except DataError:
             raise
         except (

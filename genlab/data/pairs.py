@@ -11,8 +11,10 @@ from torch import Tensor
 from genlab.config import DataConfig
 from genlab.data.base import ImageDataset, PairedDataset, UnpairedDataset, View, file_digests
 from genlab.data.catalogue import register, require_root
-from genlab.data.files import FileTree, open_tree
+from genlab.data.decoding import size_of_image
+from genlab.data.files import Entry, FileTree, open_tree
 from genlab.data.folders import FilePictures, stamps
+from genlab.data.halves import misfits
 from genlab.data.layout import FILE_SPLITS, Placed, groups_of, lacking_splits, place, take_split
 from genlab.data.selection import select
 from genlab.errors import DataError
@@ -37,7 +39,7 @@ class SideBySidePairs:
     def _halves(self, index: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         pixels = self._files.decode(index)
         width = pixels.shape[1]
-        if width % 2:
+        if width % 2:  # the header, read when the set was opened, promised an even one
             label = self._files.tree.label(self._files.entries[index])
             raise DataError(f"{label}: expected an even width (A and B side by side), got {width} pixels; remove it")
         left, right = pixels[:, : width // 2], pixels[:, width // 2 :]
@@ -96,6 +98,26 @@ def match_names(tree: FileTree, placed: Sequence[Placed], domains: Sequence[str]
     return [(a[name], b[name]) for name in sorted(a)]
 
 
+def require_halves(tree: FileTree, entries: Sequence[Entry]) -> None:
+    """Reads the sizes of all files side by side, so that no training ends at one of them after hours.
+
+    Raises:
+        DataError: a file of odd width, or one picture without its partner (see `misfits`).
+    """
+    sizes = []
+    for entry in entries:
+        with tree.stream(entry) as stream:
+            sizes.append(size_of_image(stream, tree.label(entry)))
+    found = misfits(sizes)
+    if found:
+        first = found[0]
+        more = f" ({len(found)} files are no pairs)" if len(found) > 1 else ""
+        raise DataError(
+            f"{tree.label(entries[first.index])}: {first.fault}{more}; {first.remedy}; "
+            f"`genlab data check --paired {tree.root}` lists all"
+        )
+
+
 def _two_domains(tree: FileTree, placed: Sequence[Placed]) -> list[str]:
     domains = groups_of(tree, placed)
     if len(domains) != 2:
@@ -121,6 +143,7 @@ def build_paired(config: DataConfig, split: str) -> ImageDataset:
     if groups_of(tree, placed):
         matched = match_names(tree, placed, _two_domains(tree, placed))
     else:
+        require_halves(tree, [item.entry for item in placed])
         matched = [(item, item) for item in placed]
     firsts = [pair[0] for pair in matched]
     taken, notes = take_split(

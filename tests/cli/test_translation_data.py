@@ -86,7 +86,21 @@ def test_domains_of_different_channels_are_named(refused, tmp_path):
 def test_an_odd_width_cannot_be_two_pictures(refused, tmp_path):
     for number in range(4):
         draw(tmp_path / "set" / f"{number}.png", width=63)
-    assert "expected an even width (A and B side by side), got 63 pixels" in refused("pix2pix")
+    assert "expected an even width (A and B side by side), got 63 pixels (4 files are no pairs)" in refused("pix2pix")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_picture_among_pairs_is_named(genlab, refused, tmp_path):
+    for number in range(5):
+        draw(tmp_path / "set" / "train" / f"{number}.png", width=64)
+        draw(tmp_path / "set" / "test" / f"{number}.png", width=64)
+    draw(tmp_path / "set" / "train" / "alone.png")
+    line = refused("pix2pix")
+    assert "alone.png: expected A and B side by side, 2.00 times as wide as high like most files, got 32 x 32" in line
+    assert not (tmp_path / "run").exists()
+    outcome = genlab("data", "check", "--paired", tmp_path / "set")
+    assert outcome.code == 2
+    assert f"error: unpaired: {tmp_path / 'set' / 'train' / 'alone.png'}: expected A and B side by side" in outcome.out
 
 
 def test_a_size_that_the_networks_cannot_make_is_named(refused, tmp_path):

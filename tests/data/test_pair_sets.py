@@ -68,12 +68,6 @@ def test_two_files_of_one_name_are_refused(write, config):
         build(config("paired"), "train")
 
 
-def test_odd_width_side_by_side_is_named(write, config):
-    write("1.png", width=15)
-    with pytest.raises(DataError, match=r"1\.png: expected an even width \(A and B side by side\), got 15 pixels"):
-        build(config("paired"), "all")[0]
-
-
 def test_domains_of_other_channels_must_be_converted(write, config):
     write("A/1.png", channels=3)
     write("B/1.png", channels=1)
