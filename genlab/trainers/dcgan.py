@@ -13,6 +13,7 @@ from genlab.models.dcgan import STAGES
 from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.gan import GanTrainer
 from genlab.trainers.gan_config import GanModelConfig, GanRunConfig
+from genlab.trainers.update import mean_of_updates
 
 
 class DcganConfig(GanRunConfig):
@@ -36,10 +37,10 @@ class DcganTrainer(GanTrainer):
     config: DcganConfig
 
     def train_step(self, *batches: Batch) -> Metrics:
+        updates = []
         for k, batch in enumerate(batches):
             x = batch["image"]
             z = self.draw_noise(x.shape[0])
             fakes = self.generate(z, keep_graph=k == len(batches) - 1)
-            metrics = self.update_discriminator(x, fakes, update_number=self.step * len(batches) + k)
-        metrics.update(self.update_generator(z, fakes))
-        return metrics
+            updates.append(self.update_discriminator(x, fakes, update_number=self.step * len(batches) + k))
+        return {**mean_of_updates(updates), **self.update_generator(z, fakes)}

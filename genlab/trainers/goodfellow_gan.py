@@ -12,6 +12,7 @@ from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.diagnosis import sample_values
 from genlab.trainers.gan import GanTrainer
 from genlab.trainers.gan_config import GanModelConfig, GanRunConfig
+from genlab.trainers.update import mean_of_updates
 
 
 class GoodfellowModelConfig(GanModelConfig):
@@ -34,10 +35,10 @@ class GoodfellowGanTrainer(GanTrainer):
     data_kinds = ("images", "points")
 
     def train_step(self, *batches: Batch) -> Metrics:
+        updates = []
         for k, batch in enumerate(batches):
             x = sample_values(batch)
             fakes = self.generate(self.draw_noise(x.shape[0]), keep_graph=False)
-            metrics = self.update_discriminator(x, fakes, update_number=self.step * len(batches) + k)
+            updates.append(self.update_discriminator(x, fakes, update_number=self.step * len(batches) + k))
         z = self.draw_noise(x.shape[0])
-        metrics.update(self.update_generator(z))
-        return metrics
+        return {**mean_of_updates(updates), **self.update_generator(z)}

@@ -23,6 +23,7 @@ from genlab.trainers.diagnosis import discriminator_signs
 from genlab.trainers.gan import GanTrainer
 from genlab.trainers.gan_config import UNIFORM_RANGES
 from genlab.trainers.infogan_config import InfoGanConfig
+from genlab.trainers.update import mean_of_updates
 from genlab.traversal import Code, rows_to_grid, walk_codes
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ class InfoGanTrainer(GanTrainer):
         return self.config.model.codes
 
     def train_step(self, *batches: Batch) -> Metrics:
+        updates = []
         for k, batch in enumerate(batches):
             x = batch["image"]
             z = self.draw_noise(x.shape[0])
             fakes = self.generate(z, keep_graph=False)
-            metrics = self.update_discriminator_and_q(x, fakes, z, self.step * len(batches) + k)
+            updates.append(self.update_discriminator_and_q(x, fakes, z, self.step * len(batches) + k))
         # Codes that Q was not fitted on a moment ago, as in the authors' code.
         z = self.draw_noise(x.shape[0])
-        metrics.update(self.update_generator(z))
-        return metrics
+        return {**mean_of_updates(updates), **self.update_generator(z)}
 
     def update_discriminator_and_q(self, real: Tensor, fakes: list[Tensor], z: Tensor, update_number: int) -> Metrics:
         """Descends D's loss and -lambda L_I on x and G(z), trunk and both heads; no gradient reaches the generator."""

@@ -1,8 +1,8 @@
-"""One optimiser update made of one or several micro-batches."""
+"""One optimiser update made of one or several micro-batches, and the log of several updates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,3 +44,19 @@ class Update:
     def metrics(self) -> dict[str, Tensor]:
         """name -> 0-d tensor on the device."""
         return dict(self._sums)
+
+
+def mean_of_updates(updates: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What the updates of one network within a step logged: of each name the mean over those that gave it.
+
+    A lazy penalty is logged whichever of the updates it was due in. Nothing waits for the device; a single update is
+    given back as it is.
+
+    Args:
+        updates: `Update.metrics` of each.
+    """
+    values: dict[str, list[Tensor]] = {}
+    for metrics in updates:
+        for name, value in metrics.items():
+            values.setdefault(name, []).append(value)
+    return {name: given[0] if len(given) == 1 else torch.stack(given).mean() for name, given in values.items()}

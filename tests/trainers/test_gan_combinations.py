@@ -129,6 +129,31 @@ def test_no_samples_are_generated_that_no_update_looks_at(algorithm, parts):
     assert made == [made[0]] * (updates * parts)
 
 
+@pytest.mark.parametrize("algorithm", ["dcgan", "gan", "infogan"])
+def test_a_step_logs_all_updates_of_the_discriminator_and_not_the_last_alone(algorithm, monkeypatch):
+    lazy = ["gan.discriminator_steps=3", "gan.regularizers.r1={interval: 3}"]
+    preset = load_config(f"{algorithm}_tiny", ["data.batch_size=4", *lazy])
+    trainer = ALGORITHMS.get(algorithm)(preset, DataSpec("digits", "images", (1, *preset.data.height_width), 10))
+    name = "update_discriminator_and_q" if algorithm == "infogan" else "update_discriminator"
+    update, logged = getattr(trainer, name), []
+    monkeypatch.setattr(trainer, name, lambda *a, **k: logged.append(update(*a, **k)) or logged[-1])
+    metrics = step(trainer)
+    assert ["r1" in values for values in logged] == [True, False, False]
+    assert torch.equal(metrics["r1"], logged[0]["r1"]) and metrics["r1"] > 0
+    for key in logged[1]:
+        assert torch.equal(metrics[key], torch.stack([values[key] for values in logged]).mean()), key
+    assert len({float(values["loss_d"]) for values in logged}) == 3 and "loss_g" in metrics
+
+
+def test_a_single_update_of_the_discriminator_is_logged_as_it_is(monkeypatch):
+    trainer = build("gan", "mlp", "non_saturating", ["gan.regularizers.r1={}"])
+    update, logged = trainer.update_discriminator, []
+    monkeypatch.setattr(trainer, "update_discriminator", lambda *a, **k: logged.append(update(*a, **k)) or logged[-1])
+    metrics = step(trainer)
+    assert list(metrics)[: len(logged[0])] == list(logged[0])
+    assert all(metrics[key] is value for key, value in logged[0].items())
+
+
 def test_manifold_entropy_keeps_generated_samples_apart_from_a_collapse():
     """A generator that the discriminator does not push at all spreads its samples by the term alone."""
     overrides = [
