@@ -75,6 +75,11 @@ class PixelNorm(nn.Module):
         return input * torch.rsqrt(input.float().square().mean(1, keepdim=True) + 1e-8).to(input.dtype)
 
 
+def group_of(count: int, group_size: int) -> int:
+    """Neighbours in a batch of `count` that the minibatch standard deviation compares: `group_size` or a part of it."""
+    return math.gcd(count, group_size)
+
+
 class MinibatchStandardDeviation(nn.Module):
     """One more feature map: how much the samples of a group differ, averaged over features and pixels (section 3).
 
@@ -89,7 +94,7 @@ class MinibatchStandardDeviation(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C + 1, H, W)."""
         count, _, height, width = input.shape
-        group = math.gcd(count, self.group_size)
+        group = group_of(count, self.group_size)
         groups = input.float().unflatten(0, (count // group, group))
         deviation = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
         shown = deviation.repeat_interleave(group).to(input.dtype)[:, None, None, None]

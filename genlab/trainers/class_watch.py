@@ -3,12 +3,13 @@
 The judge is the classifier of the data set that evaluations use too (`genlab.trainers.evaluation.judge_name`): it is
 taken from the cache or from the run that `evaluate.extractor` names, and never trained here. In the first row of the
 log after each `train.sample_every` steps, "class_counts" tells how many of the same draws of noise it puts into each
-class.
+class. A generator that grows is judged once the data's resolution is faded in: a judge knows no enlarged pictures.
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
 PER_CLASS = 16  # samples for each class, of which chance leaves none out: (1 - 1/K)^(16 K) = 1e-7
 MOST_SAMPLES = 512
 MISSING_FROM = 8  # samples for each class from which one may be called missing
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What looking for a judge asks of the set that it is trained on, without the set's pictures."""
+
+    name: str
+    kind: str
+    image_shape: tuple[int, ...]
+    num_classes: int | None
+    class_names: list[str] | None
+    fingerprint: str
+    count: int
+
+    @classmethod
+    def of(cls, dataset: ImageDataset) -> SetFacts:
+        names = (field.name for field in fields(cls) if field.name != "count")
+        return cls(**{name: getattr(dataset, name) for name in names}, count=len(dataset))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class ClassWatch:
@@ -63,10 +85,10 @@ class ClassWatch:
         )
 
     def due(self) -> bool:
-        """Whether `train.sample_every` steps have passed since the last row of the log that could hold counts."""
+        """Whether samples are judged, and `train.sample_every` steps have passed since the last row that could say."""
         train, step = self.trainer.config.train, self.trainer.step
         passed = step // train.sample_every > max(0, step - train.log_every) // train.sample_every
-        return self.watches and (passed or step >= train.steps)
+        return self.watches and self.trainer.samples_at_full_size and (passed or step >= train.steps)
 
     def lists(self) -> dict[str, list[float]]:
         """{"class_counts": samples of each class}, or {} where they are not due or no judge is at hand."""
@@ -97,15 +119,15 @@ class ClassWatch:
         if self._judge is None:
             from genlab.trainers.evaluation import judge_at_hand
 
-            self._judge = judge_at_hand(self.trainer.config, self.trainer.device, self._training_set)
+            self._judge = judge_at_hand(self.trainer.config, self.trainer.device, self._training_set_facts)
         return self._judge
 
     @functools.cached_property
-    def _training_set(self) -> ImageDataset:
-        """What the judge is trained on; read once, though the judge is looked for many times."""
+    def _training_set_facts(self) -> SetFacts:
+        """Of what the judge is trained on: read once, though the judge is looked for many times, and then let go."""
         from genlab.trainers.evaluation import whole_training_set
 
-        return whole_training_set(self.trainer.config, self._dataset)
+        return SetFacts.of(whole_training_set(self.trainer.config, self._dataset))
 
     def finding(self, history: list[list[int]]) -> Finding | None:
         """What the counts leave out.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genlab.data import ImageDataset
     from genlab.data.text_vocabulary import TextCodec
     from genlab.metrics import FeatureExtractor, Score
+    from genlab.trainers.class_watch import SetFacts
 
 Progress = Callable[[str, int, "int | None"], None]
 
@@ -144,13 +145,13 @@ def whole_training_set(config: RunConfig, dataset: ImageDataset) -> ImageDataset
     return data.build(config.data.model_copy(update={"limit": None}), "train")
 
 
-def judge_at_hand(config: RunConfig, device: torch.device, train: ImageDataset) -> FeatureExtractor | None:
+def judge_at_hand(config: RunConfig, device: torch.device, train: SetFacts) -> FeatureExtractor | None:
     """The judge that `EvaluationData.judge` would give, where nothing has to be trained for it; else None.
 
     Args:
         config: of the run.
         device: where it runs.
-        train: of `whole_training_set`.
+        train: facts of `whole_training_set`.
 
     Raises:
         UserError: an extractor that does not name the classes of the data set.

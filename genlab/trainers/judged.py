@@ -41,6 +41,11 @@ class Judged:
     thresholds: ClassVar[Thresholds] = Thresholds()
     collapse_remedy: ClassVar[str] = COLLAPSE_REMEDY
 
+    @property
+    def samples_at_full_size(self) -> bool:
+        """Whether the present samples have the data's resolution of themselves, and are not smaller ones enlarged."""
+        return True
+
     def scores(self, data: EvaluationData) -> list[Score]:
         """The algorithm's own scores, beside those of its samples; their names are in `own_score_names`."""
         return []

@@ -8,92 +8,26 @@ faded alike. The game is WGAN-GP's with the drift term (appendix A), one critic 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from genlab.config import OptimizerConfig, Section
+from genlab.errors import ConfigError
 from genlab.models.progressive import (
     SMALLEST_SIDE,
     ProgressiveDiscriminator,
     ProgressiveGenerator,
     double,
+    group_of,
     halve,
     levels_of,
 )
-from genlab.regularizers import DriftConfig, GradientPenaltyConfig, RegularizersConfig, apply_spectral_norm
+from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.gan import GanTrainer
-from genlab.trainers.gan_config import GanConfig, GanRunConfig, LatentConfig
 from genlab.trainers.graphs import Uncaptured
-
-
-class ProgressiveModelConfig(LatentConfig):
-    """Sizes of the growing networks; the defaults are the authors' code's."""
-
-    network: Literal["progressive"] = "progressive"
-    latent_dim: int = Field(512, ge=1, le=4096, description="length of z")
-    channel_budget: int = Field(8192, ge=8, description="feature maps at level l: channel_budget / 2^(l + 1), at most")
-    max_channels: int = Field(512, ge=1, le=2048, description="feature maps of any layer at most")
-    group_size: int = Field(4, ge=1, description="neighbours that the minibatch standard deviation compares")
-
-
-class ProgressiveScheduleConfig(Section):
-    """The schedule, in images."""
-
-    stable_images: int = Field(600_000, ge=1, description="trained on at each resolution before the next comes in")
-    fade_images: int = Field(600_000, ge=1, description="over which the next one is faded in")
-    batches: dict[int, int] = Field(
-        default_factory=lambda: {4: 8, 8: 8, 16: 8, 32: 4, 64: 2},
-        description="side in pixels -> how many batches of data.batch_size a step takes; 1 where nothing is said",
-    )
-    reset_optimizers: bool = Field(True, description="forget Adam's moments when a fade begins and ends, as the code")
-
-    @field_validator("batches")
-    @classmethod
-    def _counts(cls, value: dict[int, int]) -> dict[int, int]:
-        if any(count < 1 for count in value.values()):
-            raise ValueError("expected at least 1 batch for each side")
-        return value
-
-
-def _adam() -> OptimizerConfig:
-    return OptimizerConfig(lr=1e-3, betas=(0.0, 0.99))
-
-
-class ProgressiveConfig(GanRunConfig):
-    """`algorithm: progressive`. The defaults are the paper's (appendix A) and the authors' code's."""
-
-    model: ProgressiveModelConfig = Field(default_factory=ProgressiveModelConfig)
-    progressive: ProgressiveScheduleConfig = Field(default_factory=ProgressiveScheduleConfig)
-    gan: GanConfig = Field(
-        default_factory=lambda: GanConfig(
-            loss="wasserstein",
-            regularizers=RegularizersConfig(gradient_penalty=GradientPenaltyConfig(), drift=DriftConfig()),
-        )
-    )
-    generator_optimizer: OptimizerConfig = Field(default_factory=_adam)
-    discriminator_optimizer: OptimizerConfig = Field(default_factory=_adam)
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> ProgressiveConfig:
-        height, width = self.data.height_width
-        if height != width:
-            raise ValueError(f"data.image_size: expected a square for progressive, got {self.data.image_size}")
-        try:
-            levels_of(height)
-        except ValueError as error:
-            raise ValueError(f"data.image_size: {error}") from None
-        if self.gan.discriminator_steps != 1:
-            raise ValueError(f"gan.discriminator_steps: expected 1 for progressive, got {self.gan.discriminator_steps}")
-        if self.train.grad_accumulation != 1:
-            raise ValueError(
-                "train.grad_accumulation: expected 1 for progressive, whose minibatch statistics are of a whole "
-                f"batch, got {self.train.grad_accumulation}; lower progressive.batches to save memory"
-            )
-        return self
+from genlab.trainers.progressive_config import ProgressiveConfig
 
 
 class ProgressiveTrainer(GanTrainer):
@@ -109,6 +43,7 @@ class ProgressiveTrainer(GanTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._check_groups()
         self.images = 0
         self._grow()
 
@@ -134,7 +69,7 @@ class ProgressiveTrainer(GanTrainer):
     @property
     def batches_per_step(self) -> int:
         level, _ = self.growth(self.images)
-        return self.config.progressive.batches.get(SMALLEST_SIDE * 2**level, 1)
+        return self._batches_at(SMALLEST_SIDE * 2**level)
 
     @property
     def graph_key(self) -> Hashable | Uncaptured:
@@ -166,6 +101,24 @@ class ProgressiveTrainer(GanTrainer):
             metrics[name] = torch.full((), float(value), device=self.device)
         return metrics
 
+    def _batches_at(self, side: int) -> int:
+        return self.config.progressive.batches.get(side, 1)
+
+    def _check_groups(self) -> None:
+        """Refuses batches that the minibatch standard deviation would group otherwise than one process does."""
+        size, processes = self.config.model.group_size, self.distributed.world_size
+        for level in range(levels_of(self.data.shape[1])):
+            side = SMALLEST_SIDE * 2**level
+            images = self._batches_at(side) * self.config.data.batch_size
+            whole, local = group_of(images, size), group_of(images // processes, size)
+            if whole != local:
+                shared = group_of(self.config.data.batch_size // processes, size)
+                raise ConfigError(
+                    f"model.group_size={size}: expected groups of the minibatch standard deviation that are those of "
+                    f"one process, {whole} images at {side} px, got {local} in each of {processes} processes; set "
+                    f"data.batch_size to a multiple of {processes * size}, or model.group_size to {shared}"
+                )
+
     def _grow(self) -> None:
         """Brings all networks, averaged ones too, to the resolution that the schedule asks for."""
         level, alpha = self.growth(self.images)
@@ -188,6 +141,11 @@ class ProgressiveTrainer(GanTrainer):
         if generator.alpha < 1:
             images = torch.lerp(double(halve(images)), images, generator.alpha)
         return images
+
+    @property
+    def samples_at_full_size(self) -> bool:
+        generator = self.networks["generator"]
+        return generator.side == self.data.shape[-1] and generator.alpha == 1
 
     def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         images = super().decode(latents, labels)

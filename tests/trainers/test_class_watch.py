@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +23,11 @@ from genlab.report import write_report
 from genlab.trainers import DataSpec, train
 from genlab.trainers.autoencoder import AutoencoderTrainer
 from genlab.trainers.cgan import CganTrainer
-from genlab.trainers.class_watch import ClassWatch
+from genlab.trainers.class_watch import ClassWatch, SetFacts
 from genlab.trainers.dcgan import DcganTrainer
 from genlab.trainers.diagnosis import Diagnosis, Thresholds
 from genlab.trainers.evaluation import DatasetEvaluator, EvaluationData, judge_name, score_trainer
+from genlab.trainers.progressive import ProgressiveTrainer
 
 EAGER = Thresholds(warmup_steps=0, late_steps=0, nearest=0.0, diversity=0.0)
 ROWS = ["train.log_every=2", "train.sample_every=4", "train.steps=8", "train.checkpoint_every=4"]
@@ -109,6 +112,49 @@ def test_the_cached_classifier_is_the_judge_once_an_evaluation_has_trained_it(tm
     judge = EvaluationData(config, torch.device("cpu"), 10).judge()
     assert watch.judge().hash == judge.hash, "of the whole set, though the run sees a part of it"
     assert watch.note() is None
+
+
+def test_the_whole_training_set_is_read_once_for_the_judge_and_not_kept(at_hand, monkeypatch):
+    config = tiny_config("data.limit=500")
+    watch = ClassWatch(DcganTrainer(config, DIGITS), data.build(config.data, "train"))
+    build, whole = data.build, []
+
+    def remember(*arguments):
+        dataset = build(*arguments)
+        whole.append((weakref.ref(dataset), len(dataset)))
+        return dataset
+
+    monkeypatch.setattr(data, "build", remember)
+    at_hand(None)
+    assert watch.judge() is None and watch.judge() is None
+    gc.collect()
+    ((kept, count),) = whole
+    assert kept() is None and count > 500
+    at_hand(Threes())
+    assert watch.judge() is not None and len(whole) == 1
+
+
+def test_the_facts_of_a_set_say_which_judge_is_its_own():
+    dataset = data.build(tiny_config().data, "train")
+    facts = SetFacts.of(dataset)
+    assert len(facts) == len(dataset)
+    whole, known = (trained._plan("classifier", one, 0) for one in (dataset, facts))
+    assert whole == known and trained._place(*whole, dataset) == trained._place(*known, facts)
+
+
+def test_pictures_that_are_enlarged_are_not_judged(tmp_path, at_hand, monkeypatch):
+    """Growing ends with step 7: two steps at 4 px, four of the fade to 8 px, the data's."""
+    at_hand(Threes())
+    monkeypatch.setattr(ProgressiveTrainer, "thresholds", EAGER)
+    often = ["train.log_every=1", "train.sample_every=1", "train.steps=12", "train.on_collapse=stop"]
+    config = load_config("progressive_tiny", [*often, "train.tensorboard=false"])
+    with pytest.raises(Exception, match="collapsed to one class"):
+        train(config, tmp_path / "run", evaluator=None)
+    rows = [row for row in log_of(tmp_path / "run") if "event" not in row]
+    counted = [row for row in rows if "class_counts" in row]
+    assert [row["step"] for row in counted][:2] == [7, 8]
+    assert all((row["resolution"], row["fade_in"]) == (8, 1) for row in counted)
+    assert {(row["resolution"], row["fade_in"]) for row in rows} >= {(4, 1), (8, 0.5)}
 
 
 def test_counting_changes_nothing_of_the_training(tmp_path, at_hand):

@@ -8,6 +8,7 @@ import torch
 from genlab import data
 from genlab.checkpoint import checkpoint_name, load_bundle
 from genlab.config import load_config
+from genlab.distributed import Distributed
 from genlab.errors import ConfigError
 from genlab.models.progressive import double, halve
 from genlab.trainers import DataSpec, train
@@ -97,6 +98,28 @@ def test_samples_have_the_final_size_at_every_resolution():
     images = trainer.sample(2, torch.Generator().manual_seed(0))
     assert images.shape == (2, 1, 16, 16)
     assert torch.equal(images, double(double(halve(halve(images)))))
+
+
+def of_processes(count: int, *overrides: str) -> ProgressiveTrainer:
+    """What the first of so many processes builds; it exchanges nothing."""
+    config = load_config("progressive_tiny", list(overrides))
+    spec = DataSpec("digits", "images", (1, *config.data.height_width), 10)
+    return ProgressiveTrainer(config, spec, distributed=Distributed(world_size=count))
+
+
+def test_batches_that_several_processes_would_group_otherwise_are_refused():
+    of_processes(2)  # 8 images at 8 px: groups of 4, of the halves too
+    with pytest.raises(ConfigError) as caught:
+        of_processes(4)
+    assert str(caught.value) == (
+        "model.group_size=4: expected groups of the minibatch standard deviation that are those of one process, 4 "
+        "images at 8 px, got 2 in each of 4 processes; set data.batch_size to a multiple of 16, or model.group_size "
+        "to 2"
+    )
+    of_processes(4, "data.batch_size=16")
+    of_processes(4, "model.group_size=2")
+    with pytest.raises(ConfigError, match=r"4 images at 4 px, got 2 in each of 4 .* or model\.group_size to 1"):
+        of_processes(4, "data.batch_size=4", "progressive.batches={4: 2}")
 
 
 @pytest.mark.parametrize(
