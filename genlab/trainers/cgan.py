@@ -23,6 +23,7 @@ from genlab.regularizers import apply_spectral_norm
 from genlab.trainers.base import Batch, Metrics, Picture
 from genlab.trainers.gan import GanTrainer
 from genlab.trainers.gan_config import GanRunConfig, NetworksConfig
+from genlab.trainers.update import mean_of_updates
 
 if TYPE_CHECKING:
     from genlab.metrics import Score
@@ -93,13 +94,13 @@ class CganTrainer(GanTrainer):
         return {"generator": generator, "discriminator": discriminator}
 
     def train_step(self, *batches: Batch) -> Metrics:
+        updates = []
         for k, batch in enumerate(batches):
             x, y = batch["image"], batch["label"]
             z = self.draw_noise(x.shape[0])
             fakes = self.generate(z, (y,), keep_graph=k == len(batches) - 1)
-            metrics = self.update_discriminator(x, fakes, self.step * len(batches) + k, (y,))
-        metrics.update(self.update_generator(z, fakes, (y,)))
-        return metrics
+            updates.append(self.update_discriminator(x, fakes, self.step * len(batches) + k, (y,)))
+        return {**mean_of_updates(updates), **self.update_generator(z, fakes, (y,))}
 
     @property
     def label_count(self) -> int:

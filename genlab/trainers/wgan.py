@@ -20,6 +20,7 @@ from genlab.trainers.base import Batch, Metrics
 from genlab.trainers.diagnosis import sample_values
 from genlab.trainers.gan import GanTrainer
 from genlab.trainers.gan_config import GanConfig, GanModelConfig, GanRunConfig
+from genlab.trainers.update import mean_of_updates
 
 
 class CriticScheduleConfig(Section):
@@ -140,10 +141,13 @@ class WganTrainer(GanTrainer):
         return self.step * usual + (first + later) * (settings.long_critic_steps - usual)
 
     def train_step(self, *batches: Batch) -> Metrics:
+        updates = []
         for t, batch in enumerate(batches):
             x = sample_values(batch)
             fakes = self.generate(self.draw_noise(x.shape[0]), keep_graph=False)
-            metrics = self.update_discriminator(x, fakes, update_number=self.critic_updates + t)  # w <- clip(w, -c, c)
+            updates.append(self.update_discriminator(x, fakes, update_number=self.critic_updates + t))  # w <- clip(w)
+        # The estimate of the distance is the best critic's, so the last one's; a lazy penalty is of whichever had it.
+        metrics = {**mean_of_updates(updates), **updates[-1]}
         z = self.draw_noise(x.shape[0])
         metrics.update(self.update_generator(z))
         if self.config.gan.loss == "wasserstein":

@@ -41,7 +41,10 @@ def build(algorithm: str, network: str, loss: str, overrides: list[str], points:
 
 def step(trainer: GanTrainer) -> dict[str, torch.Tensor]:
     key = "point" if trainer.data.kind == "points" else "image"
-    batches = [{key: torch.randn(4, *trainer.data.shape).clamp(-1, 1)} for _ in range(trainer.batches_per_step)]
+    batches = [
+        {key: torch.randn(4, *trainer.data.shape).clamp(-1, 1), "label": torch.arange(4)}
+        for _ in range(trainer.batches_per_step)
+    ]
     return trainer.advance(*batches)
 
 
@@ -129,7 +132,7 @@ def test_no_samples_are_generated_that_no_update_looks_at(algorithm, parts):
     assert made == [made[0]] * (updates * parts)
 
 
-@pytest.mark.parametrize("algorithm", ["dcgan", "gan", "infogan"])
+@pytest.mark.parametrize("algorithm", ["dcgan", "gan", "infogan", "cgan"])
 def test_a_step_logs_all_updates_of_the_discriminator_and_not_the_last_alone(algorithm, monkeypatch):
     lazy = ["gan.discriminator_steps=3", "gan.regularizers.r1={interval: 3}"]
     preset = load_config(f"{algorithm}_tiny", ["data.batch_size=4", *lazy])
@@ -143,6 +146,19 @@ def test_a_step_logs_all_updates_of_the_discriminator_and_not_the_last_alone(alg
     for key in logged[1]:
         assert torch.equal(metrics[key], torch.stack([values[key] for values in logged]).mean()), key
     assert len({float(values["loss_d"]) for values in logged}) == 3 and "loss_g" in metrics
+
+
+def test_a_critics_log_is_of_its_last_update_and_of_the_one_a_lazy_penalty_was_due_in(monkeypatch):
+    """The estimate of the distance is the best critic's."""
+    lazy = ["gan.discriminator_steps=3", "gan.regularizers.r1={interval: 3}"]
+    preset = load_config("wgan_gp_tiny", ["data.batch_size=4", *lazy])
+    trainer = ALGORITHMS.get("wgan_gp")(preset, DataSpec("digits", "images", (1, *preset.data.height_width), 10))
+    update, logged = trainer.update_discriminator, []
+    monkeypatch.setattr(trainer, "update_discriminator", lambda *a, **k: logged.append(update(*a, **k)) or logged[-1])
+    metrics = step(trainer)
+    assert torch.equal(metrics["r1"], logged[0]["r1"])
+    assert torch.equal(metrics["wasserstein"], logged[2]["margin"])
+    assert torch.equal(metrics["loss_d"], logged[2]["loss_d"])
 
 
 def test_a_single_update_of_the_discriminator_is_logged_as_it_is(monkeypatch):
