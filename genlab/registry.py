@@ -46,10 +46,22 @@ class Registry(Generic[T]):
             UserError: no such entry; names the nearest one and lists all.
         """
         if name not in self._entries:
-            guess = nearest(name, self._entries)
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise UserError(f"{self.kind}: expected one of {', '.join(self.names())}, got {name!r}{hint}")
+            raise UserError(f"{self.kind}: expected one of {', '.join(self.names())}, got {name!r}{self._hint(name)}")
         return self._entries[name]
+
+    def known(self, name: str) -> str:
+        """`name`, for a configuration's validator.
+
+        Raises:
+            ValueError: no such entry, in the words that a key's message goes on with.
+        """
+        if name not in self._entries:
+            raise ValueError(f"expected one of {', '.join(self.names())}{self._hint(name)}")
+        return name
+
+    def _hint(self, name: str) -> str:
+        guess = nearest(name, self._entries)
+        return f"; did you mean {guess!r}?" if guess else ""
 
     def names(self) -> list[str]:
         return sorted(self._entries)

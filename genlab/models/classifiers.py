@@ -23,7 +23,7 @@ from genlab.models.vgg import AlexNet, Vgg
 from genlab.models.vit import VIT_SIZES, VisionTransformer
 from genlab.nn import init
 from genlab.nn.dropout import exchange_dropout
-from genlab.registry import Registry, nearest
+from genlab.registry import Registry
 
 Shape = tuple[int, int, int]
 SMALL_BELOW = 64  # pixels; the large forms would leave less than 2x2 of such a picture
@@ -63,11 +63,7 @@ class ClassifierModelConfig(Section):
     @field_validator("network")
     @classmethod
     def _known_network(cls, value: str) -> str:
-        if value not in CLASSIFIERS:
-            guess = nearest(value, CLASSIFIERS.names())
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(CLASSIFIERS.names())}{hint}")
-        return value
+        return CLASSIFIERS.known(value)
 
     @property
     def unused(self) -> list[str]:

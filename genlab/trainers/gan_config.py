@@ -12,7 +12,7 @@ from genlab.ema import EmaConfig
 from genlab.losses import ADVERSARIAL_LOSSES
 from genlab.models.gan_networks import GAN_NETWORKS
 from genlab.models.mlp import MlpConfig
-from genlab.registry import Registry, nearest
+from genlab.registry import Registry
 from genlab.regularizers import RegularizersConfig
 
 UNIFORM_RANGES = {
@@ -31,11 +31,7 @@ class GameConfig(Section):
     @field_validator("loss")
     @classmethod
     def _known_loss(cls, value: str) -> str:
-        if value not in ADVERSARIAL_LOSSES:
-            guess = nearest(value, ADVERSARIAL_LOSSES.names())
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(ADVERSARIAL_LOSSES.names())}{hint}")
-        return value
+        return ADVERSARIAL_LOSSES.known(value)
 
 
 class GanConfig(GameConfig):
@@ -69,11 +65,7 @@ class NetworksConfig(LatentConfig):
     @field_validator("network", "discriminator")
     @classmethod
     def _known_network(cls, value: str | None) -> str | None:
-        if value is not None and value not in cls.families:
-            guess = nearest(value, cls.families.names())
-            hint = f"; did you mean {guess!r}?" if guess else ""
-            raise ValueError(f"expected one of {', '.join(cls.families.names())}{hint}")
-        return value
+        return None if value is None else cls.families.known(value)
 
 
 class GanModelConfig(NetworksConfig):
